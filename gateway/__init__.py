@@ -1,0 +1,1 @@
+"""The hub: sessions, rules, fan-out. It knows nothing of HTTP."""

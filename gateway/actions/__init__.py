@@ -1,0 +1,1 @@
+"""What each command does: rule functions first, use-cases below; one module per noun."""

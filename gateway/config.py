@@ -1,0 +1,148 @@
+"""Every setting, once: its variable, its default, its meaning.
+
+`Config.from_env` is the only reader of the environment. Secrets may also come
+from a file, named by the variable with `_FILE` behind it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+
+class ConfigError(Exception):
+    """A setting is missing or wrong; the message names it and says what to do."""
+
+
+def setting(env: str, default: Any, meaning: str, *, secret: bool = False) -> Any:
+    """A field of Config: the variable it is read from, and its line of help."""
+    return field(default=default, metadata={"env": env, "meaning": meaning, "secret": secret})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The settings of one Parley process. Times are in seconds, sizes in bytes."""
+
+    env: str = setting("PARLEY_ENV", "development", "`development`, or `production`: missing secrets are a refusal to start")
+    data: Path = setting("PARLEY_DATA", Path("data"), "directory of the embedded database and of keys made at first start")
+    http: str = setting("PARLEY_HTTP", "127.0.0.1:8000", "address and port of HTTP and WebSocket")
+    database_url: str | None = setting("DATABASE_URL", None, "PostgreSQL 14 or newer; without it Parley runs its own", secret=True)
+    database_pool: int = setting("PARLEY_DATABASE_POOL", 10, "most connections to the database")
+    origins: tuple[str, ...] = setting(
+        "PARLEY_ORIGINS", (), "web origins that may connect, separated by commas; `*` for any; same host and no Origin always may"
+    )
+    log_level: str = setting("PARLEY_LOG_LEVEL", "info", "`debug`, `info`, `warning` or `error`")
+
+    # Secrets
+    master_keys: str | None = setting(
+        "PARLEY_MASTER_KEYS", None, "keys that wrap room keys, newest first: `id:base64 of 32 bytes`, separated by commas", secret=True
+    )
+    jwt_keys: str | None = setting(
+        "PARLEY_JWT_KEYS", None, "RSA private keys in PEM, newest first: the first signs, all verify", secret=True
+    )
+    refresh_secret: str | None = setting(
+        "PARLEY_REFRESH_SECRET", None, "base64 of at least 32 bytes, from which refresh tokens descend", secret=True
+    )
+
+    # Tokens
+    issuer: str = setting("PARLEY_ISSUER", "parley", "`iss` of access tokens; others are refused")
+    access_token_life: int = setting("PARLEY_ACCESS_TOKEN_LIFE", 1_800, "seconds an access token is good for")
+    refresh_token_life_web: int = setting("PARLEY_REFRESH_TOKEN_LIFE_WEB", 604_800, "seconds a refresh token is good for on the web")
+    refresh_token_life_mobile: int = setting("PARLEY_REFRESH_TOKEN_LIFE_MOBILE", 7_776_000, "the same for `client_type` mobile")
+    refresh_retry: int = setting("PARLEY_REFRESH_RETRY", 10, "seconds in which a used refresh token may be sent again by a client that lost the answer")
+    token_warning: int = setting("PARLEY_TOKEN_WARNING", 60, "seconds before a token's end at which a socket is told")
+    token_grace: int = setting("PARLEY_TOKEN_GRACE", 25, "seconds after a token's end at which a socket is closed")
+
+    # Sockets
+    heartbeat_interval: float = setting("PARLEY_HEARTBEAT_INTERVAL", 25.0, "seconds of silence before the server pings")
+    heartbeat_timeout: float = setting("PARLEY_HEARTBEAT_TIMEOUT", 8.0, "seconds of silence after that ping before it closes")
+    auth_deadline: float = setting("PARLEY_AUTH_DEADLINE", 10.0, "seconds a connection may take to say who it is")
+    resume_window: float = setting("PARLEY_RESUME_WINDOW", 120.0, "seconds a cut session is kept")
+    presence_grace: float = setting("PARLEY_PRESENCE_GRACE", 10.0, "seconds after the last socket before a user is offline")
+    slow_consumer: float = setting("PARLEY_SLOW_CONSUMER", 15.0, "seconds a lagging reader has to drain")
+    drain: float = setting("PARLEY_DRAIN", 5.0, "seconds over which sockets are closed on SIGTERM")
+
+    # Limits
+    limit_frame: int = setting("PARLEY_LIMIT_FRAME", 65_536, "bytes in a frame from a client")
+    limit_text: int = setting("PARLEY_LIMIT_TEXT", 16_384, "bytes of UTF-8 in a message's text")
+    limit_body: int = setting("PARLEY_LIMIT_BODY", 131_072, "bytes in a REST request's body")
+    limit_connections: int = setting("PARLEY_LIMIT_CONNECTIONS", 5, "connections a user")
+    limit_commands: int = setting("PARLEY_LIMIT_COMMANDS", 120, "commands a minute a session")
+    limit_burst: int = setting("PARLEY_LIMIT_BURST", 30, "commands a session may send at once")
+    limit_requests: int = setting("PARLEY_LIMIT_REQUESTS", 60, "REST requests a minute a user, or an address when signed out")
+    limit_unauthenticated: int = setting("PARLEY_LIMIT_UNAUTHENTICATED", 1_000, "connections an address that have not said who they are")
+    limit_outbox_ephemeral: int = setting("PARLEY_LIMIT_OUTBOX_EPHEMERAL", 262_144, "bytes waiting for a reader above which ephemeral events are dropped")
+    limit_outbox: int = setting("PARLEY_LIMIT_OUTBOX", 1_048_576, "bytes waiting above which a session lags")
+    limit_replay_frames: int = setting("PARLEY_LIMIT_REPLAY_FRAMES", 1_024, "frames kept for resume")
+    limit_replay_bytes: int = setting("PARLEY_LIMIT_REPLAY_BYTES", 1_048_576, "bytes kept for resume")
+    limit_sync: int = setting("PARLEY_LIMIT_SYNC", 500, "events a chatroom that a sync sends")
+    limit_password_hashes: int = setting("PARLEY_LIMIT_PASSWORD_HASHES", 2, "passwords hashed at once")
+    limit_password_queue: int = setting("PARLEY_LIMIT_PASSWORD_QUEUE", 32, "passwords waiting to be hashed before 429")
+    http_header_deadline: float = setting("PARLEY_HTTP_HEADER_DEADLINE", 10.0, "seconds a request's head may take in all")
+    http_body_deadline: float = setting("PARLEY_HTTP_BODY_DEADLINE", 20.0, "seconds a request's body may take in all")
+    http_keep_alive: float = setting("PARLEY_HTTP_KEEP_ALIVE", 75.0, "seconds an HTTP connection may be idle")
+
+    @property
+    def production(self) -> bool:
+        """Whether missing secrets are a refusal to start."""
+        return self.env == "production"
+
+    @property
+    def http_address(self) -> tuple[str, int]:
+        """Host and port of HTTP and WebSocket. Port 0 takes a free one."""
+        return _address("PARLEY_HTTP", self.http)
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> Config:
+        """The settings in the environment. Raises ConfigError, naming the variable."""
+        values = {f.name: value for f in fields(cls) if (value := _read(f, env)) is not None}
+        config = cls(**values)
+        if config.env not in ("development", "production"):
+            raise ConfigError(f"PARLEY_ENV is {config.env!r}; it can be development or production")
+        _address("PARLEY_HTTP", config.http)
+        return config
+
+
+def _read(f: Field[Any], env: Mapping[str, str]) -> Any:
+    name = f.metadata["env"]
+    text = env.get(name)
+    if not text and f.metadata["secret"] and (path := env.get(f"{name}_FILE")):
+        try:
+            text = Path(path).read_text().strip()
+        except OSError as error:
+            raise ConfigError(f"{name}_FILE names {path}, which cannot be read: {error.strerror}") from None
+    return _parse(name, str(f.type), text) if text else None
+
+
+def _parse(name: str, kind: str, text: str) -> Any:
+    if kind.startswith("tuple"):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    if kind not in ("int", "float"):
+        return Path(text) if kind == "Path" else text
+    try:
+        number = int(text) if kind == "int" else float(text)
+    except ValueError:
+        raise ConfigError(f"{name} is {text!r}; it has to be a number") from None
+    if number < 0:
+        raise ConfigError(f"{name} is {text}; it cannot be negative")
+    return number
+
+
+def _address(name: str, text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65_535:
+        raise ConfigError(f"{name} is {text!r}; it has to be address:port, as in 127.0.0.1:8000")
+    return host.strip("[]"), int(port)
+
+
+def settings_table() -> str:
+    """The settings as a Markdown table, as it stands in README.md."""
+    rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
+    for f in fields(Config):
+        default = "" if f.default in (None, ()) else f"`{f.default}`"
+        name = f"`{f.metadata['env']}`" + (", also `…_FILE`" if f.metadata["secret"] else "")
+        rows.append(f"| {name} | {default} | {f.metadata['meaning']} |")
+    return "\n".join(rows)

@@ -1,0 +1,289 @@
+"""What a client may ask. One struct per command: the `data` of its frame, or the body of its request.
+
+`SOCKET_COMMANDS` are the ones a socket takes, by the `event` name of their frame;
+the others come by REST alone.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from protocol.models import (
+    ChatroomKind,
+    ClientId,
+    Content,
+    Description,
+    MessageType,
+    Name,
+    PageLimit,
+    PageNumber,
+    Role,
+)
+
+Username = Annotated[str, Meta(min_length=3, max_length=50, pattern=r"^[^\s@\x00]+$", description="3 to 50 characters, no spaces, no @")]
+Email = Annotated[str, Meta(min_length=3, max_length=254, pattern=r"^[^@\s\x00]+@[^@\s\x00]+\.[^@\s\x00]+$")]
+Password = Annotated[str, Meta(min_length=8, max_length=1024, description="at least 8 characters")]
+Token = Annotated[str, Meta(min_length=1, max_length=8192)]
+Seq = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Cursor = Annotated[str, Meta(min_length=1, max_length=64, description="a seq, a message id or an ISO 8601 time")]
+MemberLimit = Annotated[int, Meta(ge=2, le=100_000)]
+Threshold = Annotated[int, Meta(ge=1, le=100_000)]
+UserIds = Annotated[list[UUID], Meta(max_length=500)]
+
+
+class Command(Struct, frozen=True, kw_only=True):
+    """What every command is."""
+
+
+# --- the connection itself -------------------------------------------------------------------
+
+
+class Authenticate(Command):
+    """Opens a session, or gives a live one a new token."""
+
+    token: Token
+
+
+class Resume(Command):
+    """Takes up a cut session: `received` counts the frames the client has had of it."""
+
+    session_id: UUID
+    resume_token: Token
+    received: Seq
+    token: Token | None = None
+
+
+class Ping(Command):
+    """Asks for a `pong`; `received` lets the server forget what has arrived."""
+
+    received: Seq | None = None
+
+
+class Sync(Command):
+    """Asks for what was missed, from the last seq known of each chatroom."""
+
+    chatrooms: Annotated[dict[UUID, Seq], Meta(min_length=1, max_length=1000)]
+
+
+# --- rooms, live -----------------------------------------------------------------------------
+
+
+class JoinChatroom(Command):
+    """Opens a chatroom on this session: typing, presence and read receipts are sent from now on."""
+
+    chatroom_id: UUID
+
+
+class LeaveChatroom(Command):
+    """Closes a chatroom on this session. The membership stays."""
+
+    chatroom_id: UUID
+
+
+class TypingStart(Command):
+    """The user has begun to type."""
+
+    chatroom_id: UUID
+
+
+class TypingStop(Command):
+    """The user has stopped typing."""
+
+    chatroom_id: UUID
+
+
+class MessageRead(Command):
+    """Moves the read position up to a message, or to a seq. It never moves back."""
+
+    chatroom_id: UUID
+    message_id: UUID | None = None
+    seq: Seq | None = None
+
+
+# --- messages --------------------------------------------------------------------------------
+
+
+class SendMessage(Command):
+    """Writes a message. A repeated `client_id` gives the first message again."""
+
+    chatroom_id: UUID
+    content: Content
+    message_type: Literal["text", "image", "file"] = "text"
+    reply_to: UUID | None = None
+    client_id: ClientId | None = None
+
+
+class FetchMessages(Command):
+    """Reads history, newest first with `before` or without a cursor, oldest first with `after`."""
+
+    chatroom_id: UUID
+    before: Cursor | int | None = None
+    after: Cursor | int | None = None
+    limit: PageLimit = 50
+    page: PageNumber = 1
+
+
+# --- chatrooms -------------------------------------------------------------------------------
+
+
+class CreateChatroom(Command):
+    """Makes a chatroom. A `direct` one names the one other user and exists once for the two."""
+
+    kind: ChatroomKind = "group"
+    name: Name | None = None
+    description: Description | None = None
+    is_private: bool = True
+    max_members: MemberLimit = 100
+    encryption_enabled: bool = False
+    auto_summary_enabled: bool = True
+    summary_threshold: Threshold = 50
+    user_ids: UserIds = []
+
+
+class ListChatrooms(Command):
+    """Reads the user's chatrooms, the most recently active first."""
+
+    page: PageNumber = 1
+    limit: PageLimit = 20
+    search: Annotated[str, Meta(max_length=100)] | None = None
+
+
+class GetChatroom(Command):
+    """Reads one chatroom with its members."""
+
+    chatroom_id: UUID
+
+
+class UpdateChatroom(Command):
+    """Changes the settings that are given; a `description` of null clears it."""
+
+    chatroom_id: UUID
+    name: Name | UnsetType = UNSET
+    description: Description | None | UnsetType = UNSET
+    is_private: bool | UnsetType = UNSET
+    max_members: MemberLimit | UnsetType = UNSET
+    auto_summary_enabled: bool | UnsetType = UNSET
+    summary_threshold: Threshold | UnsetType = UNSET
+
+
+class DeleteChatroom(Command):
+    """Deletes a chatroom for everyone."""
+
+    chatroom_id: UUID
+
+
+class AddMembers(Command):
+    """Adds users to a group; those who are members already stay as they are."""
+
+    chatroom_id: UUID
+    user_ids: Annotated[list[UUID], Meta(min_length=1, max_length=500)]
+
+
+class UpdateMember(Command):
+    """Gives a member another role. Making someone owner hands the chatroom over."""
+
+    chatroom_id: UUID
+    user_id: UUID
+    role: Role
+
+
+class RemoveMember(Command):
+    """Removes a member from a group."""
+
+    chatroom_id: UUID
+    user_id: UUID
+
+
+class LeaveMembership(Command):
+    """Ends the user's own membership. The chatroom of an owner passes to the longest-serving moderator or member."""
+
+    chatroom_id: UUID
+
+
+# --- accounts (REST) -------------------------------------------------------------------------
+
+
+class Register(Command):
+    """Makes an account and signs in."""
+
+    username: Username
+    email: Email
+    password: Password
+    display_name: Name | None = None
+    public_key: Annotated[str, Meta(max_length=8192)] | None = None
+    client_type: Literal["web", "mobile"] = "web"
+
+
+class Login(Command):
+    """Signs in with a user name or an e-mail address. `client_type` sets the life of the refresh token."""
+
+    username: Annotated[str, Meta(min_length=1, max_length=254)]
+    password: Annotated[str, Meta(min_length=1, max_length=1024)]
+    client_type: Literal["web", "mobile"] = "web"
+
+
+class Refresh(Command):
+    """Changes a refresh token for a new pair."""
+
+    refresh_token: Token
+
+
+class Logout(Command):
+    """Ends the sign-in that the access token belongs to: its refresh tokens and its sockets."""
+
+
+class GetAccount(Command):
+    """Reads the user's own account."""
+
+
+class UpdateAccount(Command):
+    """Changes the fields that are given; null clears an optional one."""
+
+    display_name: Name | UnsetType = UNSET
+    avatar_url: Annotated[str, Meta(max_length=2048)] | None | UnsetType = UNSET
+    public_key: Annotated[str, Meta(max_length=8192)] | None | UnsetType = UNSET
+
+
+class GetUser(Command):
+    """Reads another user's profile."""
+
+    user_id: UUID
+
+
+class SearchUsers(Command):
+    """Finds users whose user name or display name begins with the words given."""
+
+    search: Annotated[str, Meta(min_length=1, max_length=100)]
+    page: PageNumber = 1
+    limit: PageLimit = 20
+
+
+SOCKET_COMMANDS: dict[str, type[Command]] = {
+    "authenticate": Authenticate,
+    "resume": Resume,
+    "ping": Ping,
+    "sync": Sync,
+    "join_chatroom": JoinChatroom,
+    "leave_chatroom": LeaveChatroom,
+    "typing_start": TypingStart,
+    "typing_stop": TypingStop,
+    "message_read": MessageRead,
+    "send_message": SendMessage,
+    "fetch_messages": FetchMessages,
+    "create_chatroom": CreateChatroom,
+    "list_chatrooms": ListChatrooms,
+    "get_chatroom": GetChatroom,
+    "update_chatroom": UpdateChatroom,
+    "delete_chatroom": DeleteChatroom,
+    "add_members": AddMembers,
+    "update_member": UpdateMember,
+    "remove_member": RemoveMember,
+    "leave_membership": LeaveMembership,
+}
+"""Every command a socket takes, by the `event` of its frame."""
+
+UNCOUNTED_COMMANDS = frozenset({"authenticate", "resume", "ping"})
+"""Client frames that resume-by-counting leaves out."""

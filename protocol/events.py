@@ -1,0 +1,349 @@
+"""What the server may tell. One struct per event: the `data` of its frame.
+
+`DURABLE` events are stored, numbered by chatroom and replayed by `sync`;
+`EPHEMERAL` ones are told once, to those who have the room open; `CONTROL` ones
+belong to the connection.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from msgspec import Struct
+
+from protocol.models import (
+    Account,
+    Chatroom,
+    ChatroomState,
+    ChatroomSummary,
+    Member,
+    Message,
+    Pagination,
+    Role,
+    SyncedRoom,
+    User,
+    UserProfile,
+)
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    """What every event is."""
+
+
+# --- durable ---------------------------------------------------------------------------------
+
+
+class MessageReceived(Event):
+    """A new message."""
+
+    message: Message
+
+
+class ChatroomCreated(Event):
+    """A chatroom came to be; always seq 1."""
+
+    chatroom: Chatroom
+    members: tuple[Member, ...]
+
+
+class ChatroomUpdated(Event):
+    """The chatroom's settings changed; `chatroom` is the whole of them."""
+
+    chatroom: Chatroom
+
+
+class ChatroomDeleted(Event):
+    """The chatroom is gone; no event follows."""
+
+    chatroom_id: UUID
+    user_id: UUID
+
+
+class UserJoined(Event):
+    """A user became a member. `chatroom` tells the newcomer what they came into."""
+
+    chatroom_id: UUID
+    user: User
+    member: Member
+    chatroom: Chatroom
+
+
+class UserLeft(Event):
+    """A member left, or was removed by `removed_by`. To that member it is the chatroom's last event."""
+
+    chatroom_id: UUID
+    user_id: UUID
+    removed_by: UUID | None
+
+
+class MemberUpdated(Event):
+    """A member has another role."""
+
+    chatroom_id: UUID
+    user_id: UUID
+    role: Role
+
+
+# --- ephemeral -------------------------------------------------------------------------------
+
+
+class TypingIndicator(Event):
+    """Someone began or stopped typing."""
+
+    chatroom_id: UUID
+    user_id: UUID
+    username: str
+    is_typing: bool
+
+
+class ReadReceipt(Event):
+    """Someone has read up to `seq`."""
+
+    chatroom_id: UUID
+    user_id: UUID
+    seq: int
+    read_at: datetime
+
+
+class UserOnline(Event):
+    """The first session of a user began."""
+
+    user_id: UUID
+    username: str
+
+
+class UserOffline(Event):
+    """The last session of a user ended, and none came back within the grace."""
+
+    user_id: UUID
+    username: str
+
+
+class PresenceCount(Event):
+    """How many members of a large chatroom are online."""
+
+    chatroom_id: UUID
+    online_count: int
+
+
+# --- the connection itself -------------------------------------------------------------------
+
+
+class Hello(Event):
+    """The server's first frame: what it is and what it allows."""
+
+    server: str
+    heartbeat_interval: float
+    auth_deadline: float
+    max_frame_bytes: int
+    resume_window: float
+
+
+class Ready(Event):
+    """A session is open. Live events of each chatroom go on from the `seq` listed, plus one."""
+
+    session_id: UUID
+    resume_token: str
+    user: User
+    chatrooms: tuple[ChatroomState, ...]
+    token_expires_at: datetime
+
+
+class Resumed(Event):
+    """A cut session goes on: the next `missed` frames are the lost ones; re-send commands after the `handled`-th."""
+
+    missed: int
+    handled: int
+
+
+class SessionReset(Event):
+    """The old session can't go on. `handled` is given when its count is still known."""
+
+    reason: str
+    handled: int | None = None
+
+
+class Pong(Event):
+    """Answer to `ping`: how many of the client's frames the session has taken."""
+
+    handled: int
+    heads: dict[UUID, int] | None = None
+
+
+class Lagging(Event):
+    """Events of these chatrooms up to `seq` were not sent, because the client read too slowly: sync."""
+
+    chatrooms: dict[UUID, int]
+
+
+class Closing(Event):
+    """The server is about to close a connection that has no close frames of its own."""
+
+    code: int
+    reason: str
+
+
+class TokenExpiring(Event):
+    """The access token runs out at `expires_at`; `authenticate` with a new one keeps the session."""
+
+    expires_at: datetime
+
+
+class Authenticated(Event):
+    """The answer to `authenticate` on a live session."""
+
+    token_expires_at: datetime
+
+
+class Synced(Event):
+    """How a `sync` ended, by chatroom."""
+
+    chatrooms: dict[UUID, SyncedRoom]
+
+
+class Error(Event):
+    """A command was refused; `code` is one of the table, `retry_after` is in seconds."""
+
+    code: str
+    message: str
+    details: dict[str, Any]
+    retry_after: float | None = None
+
+
+# --- answers: the `data` of an ack, and of a REST answer -----------------------------------------
+
+
+class MessageSent(Event):
+    """The message is on disk. `duplicate` says that it was there before this command."""
+
+    message: Message
+    client_id: str | None = None
+    duplicate: bool = False
+
+
+class MessagesFetched(Event):
+    """A page of history."""
+
+    messages: tuple[Message, ...]
+    pagination: Pagination
+
+
+class ChatroomOpened(Event):
+    """The room is open on this session. Above 200 members `online` is left out and only counted."""
+
+    chatroom_id: UUID
+    seq: int
+    online_count: int
+    online: tuple[UUID, ...] | None = None
+
+
+class ReadPosition(Event):
+    """Where the user's read position stands now."""
+
+    chatroom_id: UUID
+    last_read_seq: int
+    unread_count: int
+
+
+class ChatroomChanged(Event):
+    """A chatroom as it is after the command. `created` is false when a direct chatroom was there before."""
+
+    chatroom: Chatroom
+    seq: int
+    created: bool = True
+
+
+class ChatroomsListed(Event):
+    """A page of the user's chatrooms."""
+
+    chatrooms: tuple[ChatroomSummary, ...]
+    pagination: Pagination
+
+
+class ChatroomFetched(Event):
+    """A chatroom, its members, and the user's own role in it."""
+
+    chatroom: Chatroom
+    members: tuple[Member, ...]
+    user_role: Role
+
+
+class MembersAdded(Event):
+    """Who became a member by this command."""
+
+    chatroom_id: UUID
+    added: tuple[Member, ...]
+    seq: int
+
+
+class Done(Event):
+    """The change is on disk as event `seq` of the chatroom; zero where nothing had to change."""
+
+    chatroom_id: UUID
+    seq: int = 0
+
+
+class SignedIn(Event):
+    """An account and its tokens. `expires_in` is the access token's life in seconds."""
+
+    user: Account
+    access_token: str
+    refresh_token: str
+    expires_in: int
+    refresh_expires_in: int
+    token_type: Literal["Bearer"] = "Bearer"
+
+
+class Refreshed(Event):
+    """A new pair of tokens."""
+
+    access_token: str
+    refresh_token: str
+    expires_in: int
+    refresh_expires_in: int
+    token_type: Literal["Bearer"] = "Bearer"
+
+
+class UsersFound(Event):
+    """A page of users."""
+
+    users: tuple[UserProfile, ...]
+    pagination: Pagination
+
+
+DURABLE: dict[str, type[Event]] = {
+    "message_received": MessageReceived,
+    "chatroom_created": ChatroomCreated,
+    "chatroom_updated": ChatroomUpdated,
+    "chatroom_deleted": ChatroomDeleted,
+    "user_joined": UserJoined,
+    "user_left": UserLeft,
+    "member_updated": MemberUpdated,
+}
+
+EPHEMERAL: dict[str, type[Event]] = {
+    "typing_indicator": TypingIndicator,
+    "read_receipt": ReadReceipt,
+    "user_online": UserOnline,
+    "user_offline": UserOffline,
+    "presence_count": PresenceCount,
+}
+
+CONTROL: dict[str, type[Event]] = {
+    "hello": Hello,
+    "ready": Ready,
+    "resumed": Resumed,
+    "session_reset": SessionReset,
+    "pong": Pong,
+    "lagging": Lagging,
+    "closing": Closing,
+    "token_expiring": TokenExpiring,
+    "authenticated": Authenticated,
+    "synced": Synced,
+    "error": Error,
+}
+
+UNCOUNTED_EVENTS = frozenset({"hello", "ready", "resumed", "session_reset", "pong", "lagging", "closing"})
+"""Server frames that resume-by-counting leaves out."""

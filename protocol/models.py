@@ -1,0 +1,169 @@
+"""Shapes that commands and events share. Field names are those of the reference API."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from msgspec import Meta, Struct
+
+Role = Literal["owner", "moderator", "member"]
+ChatroomKind = Literal["group", "direct"]
+MessageType = Literal["text", "image", "file", "system"]
+Verdict = Literal["complete", "too_long", "not_member"]
+
+Name = Annotated[str, Meta(min_length=1, max_length=100, description="1 to 100 characters")]
+Description = Annotated[str, Meta(max_length=500, description="at most 500 characters")]
+ClientId = Annotated[str, Meta(min_length=1, max_length=64, description="chosen by the sender, unique per chatroom")]
+PageNumber = Annotated[int, Meta(ge=1, le=1_000_000)]
+PageLimit = Annotated[int, Meta(ge=1, le=100)]
+
+
+class EncryptedContent(Struct, frozen=True, kw_only=True):
+    """Content that only the members can open; Parley stores and forwards it unopened."""
+
+    encrypted_data: Annotated[str, Meta(min_length=1)]
+    iv: Annotated[str, Meta(min_length=1, max_length=128)]
+    key_version: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+
+
+Content = str | EncryptedContent
+
+
+class User(Struct, frozen=True, kw_only=True):
+    """What members of a chatroom see of one another."""
+
+    id: UUID
+    username: str
+    display_name: str
+    avatar_url: str | None = None
+
+
+class UserProfile(Struct, frozen=True, kw_only=True):
+    """What any signed-in user may see of another."""
+
+    id: UUID
+    username: str
+    display_name: str
+    avatar_url: str | None
+    public_key: str | None
+    created_at: datetime
+
+
+class Account(Struct, frozen=True, kw_only=True):
+    """What a user sees of their own account."""
+
+    id: UUID
+    username: str
+    email: str
+    display_name: str
+    avatar_url: str | None
+    public_key: str | None
+    is_verified: bool
+    created_at: datetime
+    last_login: datetime | None
+
+
+class Message(Struct, frozen=True, kw_only=True):
+    """A message as everyone in its chatroom sees it. `seq` is its place in the chatroom's one order."""
+
+    id: UUID
+    chatroom_id: UUID
+    seq: int
+    user_id: UUID
+    username: str
+    display_name: str
+    avatar_url: str | None
+    content: Content
+    message_type: MessageType
+    reply_to: UUID | None
+    created_at: datetime
+    attachments: tuple[dict[str, Any], ...] = ()
+    reactions: tuple[dict[str, Any], ...] = ()
+    edited_at: datetime | None = None
+
+
+class Member(Struct, frozen=True, kw_only=True):
+    """One member of a chatroom."""
+
+    user_id: UUID
+    username: str
+    display_name: str
+    avatar_url: str | None
+    role: Role
+    joined_at: datetime
+    last_read_seq: int
+    last_read_at: datetime | None
+    is_online: bool = False
+
+
+class Chatroom(Struct, frozen=True, kw_only=True):
+    """A chatroom and its settings. `seq` is the number of its newest durable event."""
+
+    id: UUID
+    kind: ChatroomKind
+    name: str
+    description: str | None
+    owner_id: UUID | None
+    is_private: bool
+    max_members: int
+    member_count: int
+    encryption_enabled: bool
+    auto_summary_enabled: bool
+    summary_threshold: int
+    seq: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class ChatroomSummary(Struct, frozen=True, kw_only=True):
+    """A row of a user's chatroom list."""
+
+    id: UUID
+    kind: ChatroomKind
+    name: str
+    description: str | None
+    is_private: bool
+    member_count: int
+    encryption_enabled: bool
+    last_message: Message | None
+    unread_count: int
+    role: Role
+    joined_at: datetime
+    last_read_seq: int
+    seq: int
+
+
+class ChatroomState(Struct, frozen=True, kw_only=True):
+    """Where a chatroom stands when a session opens: live events go on from `seq` plus one."""
+
+    id: UUID
+    kind: ChatroomKind
+    name: str
+    role: Role
+    seq: int
+    last_read_seq: int
+
+
+class Pagination(Struct, frozen=True, kw_only=True):
+    """Which page of how many."""
+
+    page: int
+    limit: int
+    total: int
+    pages: int
+    has_more: bool
+
+
+class SyncedRoom(Struct, frozen=True, kw_only=True, rename={"from_seq": "from", "to_seq": "to"}):
+    """How the sync of one chatroom ended.
+
+    `complete`: every event after `from` up to `to` was sent. `too_long`: none was
+    sent, load history up to `to`. `not_member`: nothing to have. In the first two
+    cases live events go on from `to` plus one.
+    """
+
+    from_seq: int
+    to_seq: int
+    verdict: Verdict

@@ -1,0 +1,1 @@
+"""HTTP to command and back, nothing else."""

@@ -1,0 +1,1 @@
+"""Everything that lasts: the only folder with SQL, and the only one that imports asyncpg, redis or aiobotocore."""
