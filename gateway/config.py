@@ -26,19 +26,30 @@ def setting(env: str, default: Any, meaning: str, *, secret: bool = False) -> An
 class Config:
     """The settings of one Parley process. Times are in seconds, sizes in bytes."""
 
-    env: str = setting("PARLEY_ENV", "development", "`development`, or `production`: missing secrets are a refusal to start")
-    data: Path = setting("PARLEY_DATA", Path("data"), "directory of the embedded database and of keys made at first start")
+    env: str = setting(
+        "PARLEY_ENV", "development", "`development`, or `production`: missing secrets are a refusal to start"
+    )
+    data: Path = setting(
+        "PARLEY_DATA", Path("data"), "directory of the embedded database and of keys made at first start"
+    )
     http: str = setting("PARLEY_HTTP", "127.0.0.1:8000", "address and port of HTTP and WebSocket")
-    database_url: str | None = setting("DATABASE_URL", None, "PostgreSQL 14 or newer; without it Parley runs its own", secret=True)
+    database_url: str | None = setting(
+        "DATABASE_URL", None, "PostgreSQL 14 or newer; without it Parley runs its own", secret=True
+    )
     database_pool: int = setting("PARLEY_DATABASE_POOL", 10, "most connections to the database")
     origins: tuple[str, ...] = setting(
-        "PARLEY_ORIGINS", (), "web origins that may connect, separated by commas; `*` for any; same host and no Origin always may"
+        "PARLEY_ORIGINS",
+        (),
+        "web origins that may connect, separated by commas; `*` for any; same host and no Origin always may",
     )
     log_level: str = setting("PARLEY_LOG_LEVEL", "info", "`debug`, `info`, `warning` or `error`")
 
     # Secrets
     master_keys: str | None = setting(
-        "PARLEY_MASTER_KEYS", None, "keys that wrap room keys, newest first: `id:base64 of 32 bytes`, separated by commas", secret=True
+        "PARLEY_MASTER_KEYS",
+        None,
+        "keys that wrap room keys, newest first: `id:base64 of 32 bytes`, separated by commas",
+        secret=True,
     )
     jwt_keys: str | None = setting(
         "PARLEY_JWT_KEYS", None, "RSA private keys in PEM, newest first: the first signs, all verify", secret=True
@@ -50,18 +61,30 @@ class Config:
     # Tokens
     issuer: str = setting("PARLEY_ISSUER", "parley", "`iss` of access tokens; others are refused")
     access_token_life: int = setting("PARLEY_ACCESS_TOKEN_LIFE", 1_800, "seconds an access token is good for")
-    refresh_token_life_web: int = setting("PARLEY_REFRESH_TOKEN_LIFE_WEB", 604_800, "seconds a refresh token is good for on the web")
-    refresh_token_life_mobile: int = setting("PARLEY_REFRESH_TOKEN_LIFE_MOBILE", 7_776_000, "the same for `client_type` mobile")
-    refresh_retry: int = setting("PARLEY_REFRESH_RETRY", 10, "seconds in which a used refresh token may be sent again by a client that lost the answer")
+    refresh_token_life_web: int = setting(
+        "PARLEY_REFRESH_TOKEN_LIFE_WEB", 604_800, "seconds a refresh token is good for on the web"
+    )
+    refresh_token_life_mobile: int = setting(
+        "PARLEY_REFRESH_TOKEN_LIFE_MOBILE", 7_776_000, "the same for `client_type` mobile"
+    )
+    refresh_retry: int = setting(
+        "PARLEY_REFRESH_RETRY",
+        10,
+        "seconds in which a used refresh token may be sent again by a client that lost the answer",
+    )
     token_warning: int = setting("PARLEY_TOKEN_WARNING", 60, "seconds before a token's end at which a socket is told")
     token_grace: int = setting("PARLEY_TOKEN_GRACE", 25, "seconds after a token's end at which a socket is closed")
 
     # Sockets
     heartbeat_interval: float = setting("PARLEY_HEARTBEAT_INTERVAL", 25.0, "seconds of silence before the server pings")
-    heartbeat_timeout: float = setting("PARLEY_HEARTBEAT_TIMEOUT", 8.0, "seconds of silence after that ping before it closes")
+    heartbeat_timeout: float = setting(
+        "PARLEY_HEARTBEAT_TIMEOUT", 8.0, "seconds of silence after that ping before it closes"
+    )
     auth_deadline: float = setting("PARLEY_AUTH_DEADLINE", 10.0, "seconds a connection may take to say who it is")
     resume_window: float = setting("PARLEY_RESUME_WINDOW", 120.0, "seconds a cut session is kept")
-    presence_grace: float = setting("PARLEY_PRESENCE_GRACE", 10.0, "seconds after the last socket before a user is offline")
+    presence_grace: float = setting(
+        "PARLEY_PRESENCE_GRACE", 10.0, "seconds after the last socket before a user is offline"
+    )
     slow_consumer: float = setting("PARLEY_SLOW_CONSUMER", 15.0, "seconds a lagging reader has to drain")
     drain: float = setting("PARLEY_DRAIN", 5.0, "seconds over which sockets are closed on SIGTERM")
 
@@ -72,16 +95,24 @@ class Config:
     limit_connections: int = setting("PARLEY_LIMIT_CONNECTIONS", 5, "connections a user")
     limit_commands: int = setting("PARLEY_LIMIT_COMMANDS", 120, "commands a minute a session")
     limit_burst: int = setting("PARLEY_LIMIT_BURST", 30, "commands a session may send at once")
-    limit_requests: int = setting("PARLEY_LIMIT_REQUESTS", 60, "REST requests a minute a user, or an address when signed out")
-    limit_unauthenticated: int = setting("PARLEY_LIMIT_UNAUTHENTICATED", 1_000, "connections an address that have not said who they are")
-    limit_outbox_ephemeral: int = setting("PARLEY_LIMIT_OUTBOX_EPHEMERAL", 262_144, "bytes waiting for a reader above which ephemeral events are dropped")
+    limit_requests: int = setting(
+        "PARLEY_LIMIT_REQUESTS", 60, "REST requests a minute a user, or an address when signed out"
+    )
+    limit_unauthenticated: int = setting(
+        "PARLEY_LIMIT_UNAUTHENTICATED", 1_000, "connections an address that have not said who they are"
+    )
+    limit_outbox_ephemeral: int = setting(
+        "PARLEY_LIMIT_OUTBOX_EPHEMERAL", 262_144, "bytes waiting for a reader above which ephemeral events are dropped"
+    )
     limit_outbox: int = setting("PARLEY_LIMIT_OUTBOX", 1_048_576, "bytes waiting above which a session lags")
     limit_replay_frames: int = setting("PARLEY_LIMIT_REPLAY_FRAMES", 1_024, "frames kept for resume")
     limit_replay_bytes: int = setting("PARLEY_LIMIT_REPLAY_BYTES", 1_048_576, "bytes kept for resume")
     limit_sync: int = setting("PARLEY_LIMIT_SYNC", 500, "events a chatroom that a sync sends")
     limit_password_hashes: int = setting("PARLEY_LIMIT_PASSWORD_HASHES", 2, "passwords hashed at once")
     limit_password_queue: int = setting("PARLEY_LIMIT_PASSWORD_QUEUE", 32, "passwords waiting to be hashed before 429")
-    http_header_deadline: float = setting("PARLEY_HTTP_HEADER_DEADLINE", 10.0, "seconds a request's head may take in all")
+    http_header_deadline: float = setting(
+        "PARLEY_HTTP_HEADER_DEADLINE", 10.0, "seconds a request's head may take in all"
+    )
     http_body_deadline: float = setting("PARLEY_HTTP_BODY_DEADLINE", 20.0, "seconds a request's body may take in all")
     http_keep_alive: float = setting("PARLEY_HTTP_KEEP_ALIVE", 75.0, "seconds an HTTP connection may be idle")
 

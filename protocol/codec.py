@@ -93,7 +93,10 @@ _COMPLAINTS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"Invalid value .* - at `\$\.event`"), "VALIDATION_UNKNOWN_EVENT"),
     (re.compile(r"missing required field"), "VALIDATION_REQUIRED_FIELD"),
     (re.compile(r"of length <="), "VALIDATION_LENGTH_EXCEEDED"),
-    (re.compile(r"of length >=|Invalid enum|Invalid value|`(int|float)` [<>]=|matching regex"), "VALIDATION_INVALID_VALUE"),
+    (
+        re.compile(r"of length >=|Invalid enum|Invalid value|`(int|float)` [<>]=|matching regex"),
+        "VALIDATION_INVALID_VALUE",
+    ),
 )
 _FIELD = re.compile(r" - at `(?:key in )?\$(?:\.data)?\.?([^`]*)`")
 _MISSING = re.compile(r"missing required field `([^`]+)`")
@@ -138,7 +141,9 @@ class Codec:
         except _UNDECODABLE as error:
             raise self._refuse(error, payload) from None
         if frame.id is not None and len(frame.id) > MAX_ID:
-            raise BadFrame("VALIDATION_LENGTH_EXCEEDED", f"Expected an id of at most {MAX_ID} characters", None, {"field": "id"})
+            raise BadFrame(
+                "VALIDATION_LENGTH_EXCEEDED", f"Expected an id of at most {MAX_ID} characters", None, {"field": "id"}
+            )
         return Request(_EVENT_OF[type(frame)], frame.id, frame.data)
 
     def decode_server(self, payload: bytes | bytearray | memoryview) -> ServerFrame:

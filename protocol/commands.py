@@ -16,14 +16,15 @@ from protocol.models import (
     ClientId,
     Content,
     Description,
-    MessageType,
     Name,
     PageLimit,
     PageNumber,
     Role,
 )
 
-Username = Annotated[str, Meta(min_length=3, max_length=50, pattern=r"^[^\s@\x00]+$", description="3 to 50 characters, no spaces, no @")]
+Username = Annotated[
+    str, Meta(min_length=3, max_length=50, pattern=r"^[^\s@\x00]+$", description="3 to 50 characters, no spaces, no @")
+]
 Email = Annotated[str, Meta(min_length=3, max_length=254, pattern=r"^[^@\s\x00]+@[^@\s\x00]+\.[^@\s\x00]+$")]
 Password = Annotated[str, Meta(min_length=8, max_length=1024, description="at least 8 characters")]
 Token = Annotated[str, Meta(min_length=1, max_length=8192)]
@@ -41,13 +42,13 @@ class Command(Struct, frozen=True, kw_only=True):
 # --- the connection itself -------------------------------------------------------------------
 
 
-class Authenticate(Command):
+class Authenticate(Command, frozen=True):
     """Opens a session, or gives a live one a new token."""
 
     token: Token
 
 
-class Resume(Command):
+class Resume(Command, frozen=True):
     """Takes up a cut session: `received` counts the frames the client has had of it."""
 
     session_id: UUID
@@ -56,13 +57,13 @@ class Resume(Command):
     token: Token | None = None
 
 
-class Ping(Command):
+class Ping(Command, frozen=True):
     """Asks for a `pong`; `received` lets the server forget what has arrived."""
 
     received: Seq | None = None
 
 
-class Sync(Command):
+class Sync(Command, frozen=True):
     """Asks for what was missed, from the last seq known of each chatroom."""
 
     chatrooms: Annotated[dict[UUID, Seq], Meta(min_length=1, max_length=1000)]
@@ -71,31 +72,31 @@ class Sync(Command):
 # --- rooms, live -----------------------------------------------------------------------------
 
 
-class JoinChatroom(Command):
+class JoinChatroom(Command, frozen=True):
     """Opens a chatroom on this session: typing, presence and read receipts are sent from now on."""
 
     chatroom_id: UUID
 
 
-class LeaveChatroom(Command):
+class LeaveChatroom(Command, frozen=True):
     """Closes a chatroom on this session. The membership stays."""
 
     chatroom_id: UUID
 
 
-class TypingStart(Command):
+class TypingStart(Command, frozen=True):
     """The user has begun to type."""
 
     chatroom_id: UUID
 
 
-class TypingStop(Command):
+class TypingStop(Command, frozen=True):
     """The user has stopped typing."""
 
     chatroom_id: UUID
 
 
-class MessageRead(Command):
+class MessageRead(Command, frozen=True):
     """Moves the read position up to a message, or to a seq. It never moves back."""
 
     chatroom_id: UUID
@@ -106,7 +107,7 @@ class MessageRead(Command):
 # --- messages --------------------------------------------------------------------------------
 
 
-class SendMessage(Command):
+class SendMessage(Command, frozen=True):
     """Writes a message. A repeated `client_id` gives the first message again."""
 
     chatroom_id: UUID
@@ -116,7 +117,7 @@ class SendMessage(Command):
     client_id: ClientId | None = None
 
 
-class FetchMessages(Command):
+class FetchMessages(Command, frozen=True):
     """Reads history, newest first with `before` or without a cursor, oldest first with `after`."""
 
     chatroom_id: UUID
@@ -129,7 +130,7 @@ class FetchMessages(Command):
 # --- chatrooms -------------------------------------------------------------------------------
 
 
-class CreateChatroom(Command):
+class CreateChatroom(Command, frozen=True):
     """Makes a chatroom. A `direct` one names the one other user and exists once for the two."""
 
     kind: ChatroomKind = "group"
@@ -143,7 +144,7 @@ class CreateChatroom(Command):
     user_ids: UserIds = []
 
 
-class ListChatrooms(Command):
+class ListChatrooms(Command, frozen=True):
     """Reads the user's chatrooms, the most recently active first."""
 
     page: PageNumber = 1
@@ -151,38 +152,38 @@ class ListChatrooms(Command):
     search: Annotated[str, Meta(max_length=100)] | None = None
 
 
-class GetChatroom(Command):
+class GetChatroom(Command, frozen=True):
     """Reads one chatroom with its members."""
 
     chatroom_id: UUID
 
 
-class UpdateChatroom(Command):
+class UpdateChatroom(Command, frozen=True):
     """Changes the settings that are given; a `description` of null clears it."""
 
     chatroom_id: UUID
     name: Name | UnsetType = UNSET
-    description: Description | None | UnsetType = UNSET
+    description: Description | UnsetType | None = UNSET
     is_private: bool | UnsetType = UNSET
     max_members: MemberLimit | UnsetType = UNSET
     auto_summary_enabled: bool | UnsetType = UNSET
     summary_threshold: Threshold | UnsetType = UNSET
 
 
-class DeleteChatroom(Command):
+class DeleteChatroom(Command, frozen=True):
     """Deletes a chatroom for everyone."""
 
     chatroom_id: UUID
 
 
-class AddMembers(Command):
+class AddMembers(Command, frozen=True):
     """Adds users to a group; those who are members already stay as they are."""
 
     chatroom_id: UUID
     user_ids: Annotated[list[UUID], Meta(min_length=1, max_length=500)]
 
 
-class UpdateMember(Command):
+class UpdateMember(Command, frozen=True):
     """Gives a member another role. Making someone owner hands the chatroom over."""
 
     chatroom_id: UUID
@@ -190,14 +191,14 @@ class UpdateMember(Command):
     role: Role
 
 
-class RemoveMember(Command):
+class RemoveMember(Command, frozen=True):
     """Removes a member from a group."""
 
     chatroom_id: UUID
     user_id: UUID
 
 
-class LeaveMembership(Command):
+class LeaveMembership(Command, frozen=True):
     """Ends the user's own membership. The chatroom of an owner passes to the longest-serving moderator or member."""
 
     chatroom_id: UUID
@@ -206,7 +207,7 @@ class LeaveMembership(Command):
 # --- accounts (REST) -------------------------------------------------------------------------
 
 
-class Register(Command):
+class Register(Command, frozen=True):
     """Makes an account and signs in."""
 
     username: Username
@@ -217,7 +218,7 @@ class Register(Command):
     client_type: Literal["web", "mobile"] = "web"
 
 
-class Login(Command):
+class Login(Command, frozen=True):
     """Signs in with a user name or an e-mail address. `client_type` sets the life of the refresh token."""
 
     username: Annotated[str, Meta(min_length=1, max_length=254)]
@@ -225,35 +226,35 @@ class Login(Command):
     client_type: Literal["web", "mobile"] = "web"
 
 
-class Refresh(Command):
+class Refresh(Command, frozen=True):
     """Changes a refresh token for a new pair."""
 
     refresh_token: Token
 
 
-class Logout(Command):
+class Logout(Command, frozen=True):
     """Ends the sign-in that the access token belongs to: its refresh tokens and its sockets."""
 
 
-class GetAccount(Command):
+class GetAccount(Command, frozen=True):
     """Reads the user's own account."""
 
 
-class UpdateAccount(Command):
+class UpdateAccount(Command, frozen=True):
     """Changes the fields that are given; null clears an optional one."""
 
     display_name: Name | UnsetType = UNSET
-    avatar_url: Annotated[str, Meta(max_length=2048)] | None | UnsetType = UNSET
-    public_key: Annotated[str, Meta(max_length=8192)] | None | UnsetType = UNSET
+    avatar_url: Annotated[str, Meta(max_length=2048)] | UnsetType | None = UNSET
+    public_key: Annotated[str, Meta(max_length=8192)] | UnsetType | None = UNSET
 
 
-class GetUser(Command):
+class GetUser(Command, frozen=True):
     """Reads another user's profile."""
 
     user_id: UUID
 
 
-class SearchUsers(Command):
+class SearchUsers(Command, frozen=True):
     """Finds users whose user name or display name begins with the words given."""
 
     search: Annotated[str, Meta(min_length=1, max_length=100)]

@@ -35,33 +35,33 @@ class Event(Struct, frozen=True, kw_only=True):
 # --- durable ---------------------------------------------------------------------------------
 
 
-class MessageReceived(Event):
+class MessageReceived(Event, frozen=True):
     """A new message."""
 
     message: Message
 
 
-class ChatroomCreated(Event):
+class ChatroomCreated(Event, frozen=True):
     """A chatroom came to be; always seq 1."""
 
     chatroom: Chatroom
     members: tuple[Member, ...]
 
 
-class ChatroomUpdated(Event):
+class ChatroomUpdated(Event, frozen=True):
     """The chatroom's settings changed; `chatroom` is the whole of them."""
 
     chatroom: Chatroom
 
 
-class ChatroomDeleted(Event):
+class ChatroomDeleted(Event, frozen=True):
     """The chatroom is gone; no event follows."""
 
     chatroom_id: UUID
     user_id: UUID
 
 
-class UserJoined(Event):
+class UserJoined(Event, frozen=True):
     """A user became a member. `chatroom` tells the newcomer what they came into."""
 
     chatroom_id: UUID
@@ -70,7 +70,7 @@ class UserJoined(Event):
     chatroom: Chatroom
 
 
-class UserLeft(Event):
+class UserLeft(Event, frozen=True):
     """A member left, or was removed by `removed_by`. To that member it is the chatroom's last event."""
 
     chatroom_id: UUID
@@ -78,7 +78,7 @@ class UserLeft(Event):
     removed_by: UUID | None
 
 
-class MemberUpdated(Event):
+class MemberUpdated(Event, frozen=True):
     """A member has another role."""
 
     chatroom_id: UUID
@@ -89,7 +89,7 @@ class MemberUpdated(Event):
 # --- ephemeral -------------------------------------------------------------------------------
 
 
-class TypingIndicator(Event):
+class TypingIndicator(Event, frozen=True):
     """Someone began or stopped typing."""
 
     chatroom_id: UUID
@@ -98,7 +98,7 @@ class TypingIndicator(Event):
     is_typing: bool
 
 
-class ReadReceipt(Event):
+class ReadReceipt(Event, frozen=True):
     """Someone has read up to `seq`."""
 
     chatroom_id: UUID
@@ -107,21 +107,21 @@ class ReadReceipt(Event):
     read_at: datetime
 
 
-class UserOnline(Event):
+class UserOnline(Event, frozen=True):
     """The first session of a user began."""
 
     user_id: UUID
     username: str
 
 
-class UserOffline(Event):
+class UserOffline(Event, frozen=True):
     """The last session of a user ended, and none came back within the grace."""
 
     user_id: UUID
     username: str
 
 
-class PresenceCount(Event):
+class PresenceCount(Event, frozen=True):
     """How many members of a large chatroom are online."""
 
     chatroom_id: UUID
@@ -131,7 +131,7 @@ class PresenceCount(Event):
 # --- the connection itself -------------------------------------------------------------------
 
 
-class Hello(Event):
+class Hello(Event, frozen=True):
     """The server's first frame: what it is and what it allows."""
 
     server: str
@@ -141,7 +141,7 @@ class Hello(Event):
     resume_window: float
 
 
-class Ready(Event):
+class Ready(Event, frozen=True):
     """A session is open. Live events of each chatroom go on from the `seq` listed, plus one."""
 
     session_id: UUID
@@ -151,59 +151,59 @@ class Ready(Event):
     token_expires_at: datetime
 
 
-class Resumed(Event):
+class Resumed(Event, frozen=True):
     """A cut session goes on: the next `missed` frames are the lost ones; re-send commands after the `handled`-th."""
 
     missed: int
     handled: int
 
 
-class SessionReset(Event):
+class SessionReset(Event, frozen=True):
     """The old session can't go on. `handled` is given when its count is still known."""
 
     reason: str
     handled: int | None = None
 
 
-class Pong(Event):
+class Pong(Event, frozen=True):
     """Answer to `ping`: how many of the client's frames the session has taken."""
 
     handled: int
     heads: dict[UUID, int] | None = None
 
 
-class Lagging(Event):
+class Lagging(Event, frozen=True):
     """Events of these chatrooms up to `seq` were not sent, because the client read too slowly: sync."""
 
     chatrooms: dict[UUID, int]
 
 
-class Closing(Event):
+class Closing(Event, frozen=True):
     """The server is about to close a connection that has no close frames of its own."""
 
     code: int
     reason: str
 
 
-class TokenExpiring(Event):
+class TokenExpiring(Event, frozen=True):
     """The access token runs out at `expires_at`; `authenticate` with a new one keeps the session."""
 
     expires_at: datetime
 
 
-class Authenticated(Event):
+class Authenticated(Event, frozen=True):
     """The answer to `authenticate` on a live session."""
 
     token_expires_at: datetime
 
 
-class Synced(Event):
+class Synced(Event, frozen=True):
     """How a `sync` ended, by chatroom."""
 
     chatrooms: dict[UUID, SyncedRoom]
 
 
-class Error(Event):
+class Error(Event, frozen=True):
     """A command was refused; `code` is one of the table, `retry_after` is in seconds."""
 
     code: str
@@ -215,7 +215,7 @@ class Error(Event):
 # --- answers: the `data` of an ack, and of a REST answer -----------------------------------------
 
 
-class MessageSent(Event):
+class MessageSent(Event, frozen=True):
     """The message is on disk. `duplicate` says that it was there before this command."""
 
     message: Message
@@ -223,14 +223,14 @@ class MessageSent(Event):
     duplicate: bool = False
 
 
-class MessagesFetched(Event):
+class MessagesFetched(Event, frozen=True):
     """A page of history."""
 
     messages: tuple[Message, ...]
     pagination: Pagination
 
 
-class ChatroomOpened(Event):
+class ChatroomOpened(Event, frozen=True):
     """The room is open on this session. Above 200 members `online` is left out and only counted."""
 
     chatroom_id: UUID
@@ -239,7 +239,7 @@ class ChatroomOpened(Event):
     online: tuple[UUID, ...] | None = None
 
 
-class ReadPosition(Event):
+class ReadPosition(Event, frozen=True):
     """Where the user's read position stands now."""
 
     chatroom_id: UUID
@@ -247,7 +247,7 @@ class ReadPosition(Event):
     unread_count: int
 
 
-class ChatroomChanged(Event):
+class ChatroomChanged(Event, frozen=True):
     """A chatroom as it is after the command. `created` is false when a direct chatroom was there before."""
 
     chatroom: Chatroom
@@ -255,14 +255,14 @@ class ChatroomChanged(Event):
     created: bool = True
 
 
-class ChatroomsListed(Event):
+class ChatroomsListed(Event, frozen=True):
     """A page of the user's chatrooms."""
 
     chatrooms: tuple[ChatroomSummary, ...]
     pagination: Pagination
 
 
-class ChatroomFetched(Event):
+class ChatroomFetched(Event, frozen=True):
     """A chatroom, its members, and the user's own role in it."""
 
     chatroom: Chatroom
@@ -270,7 +270,7 @@ class ChatroomFetched(Event):
     user_role: Role
 
 
-class MembersAdded(Event):
+class MembersAdded(Event, frozen=True):
     """Who became a member by this command."""
 
     chatroom_id: UUID
@@ -278,14 +278,14 @@ class MembersAdded(Event):
     seq: int
 
 
-class Done(Event):
+class Done(Event, frozen=True):
     """The change is on disk as event `seq` of the chatroom; zero where nothing had to change."""
 
     chatroom_id: UUID
     seq: int = 0
 
 
-class SignedIn(Event):
+class SignedIn(Event, frozen=True):
     """An account and its tokens. `expires_in` is the access token's life in seconds."""
 
     user: Account
@@ -296,7 +296,7 @@ class SignedIn(Event):
     token_type: Literal["Bearer"] = "Bearer"
 
 
-class Refreshed(Event):
+class Refreshed(Event, frozen=True):
     """A new pair of tokens."""
 
     access_token: str
@@ -306,7 +306,7 @@ class Refreshed(Event):
     token_type: Literal["Bearer"] = "Bearer"
 
 
-class UsersFound(Event):
+class UsersFound(Event, frozen=True):
     """A page of users."""
 
     users: tuple[UserProfile, ...]
