@@ -1,0 +1,29 @@
+"""The aiohttp application: the route table, the pages around it, and what all answers go through."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from aiohttp import web
+
+from rest.endpoints import add_endpoints
+from rest.limits import Limits
+from rest.middleware import Failures, Headers, Outcome
+from rest.pages import add_pages
+from rest.service import add_service
+from rest.settings import Chat, Observe, RestSettings
+
+
+def make_app(chat: Chat, settings: RestSettings, metrics: Callable[[], bytes], observe: Observe) -> web.Application:
+    """The application that answers all HTTP but the WebSocket.
+
+    `metrics` renders the text of `/metrics`; `observe` is told of every answer.
+    """
+    limits = Limits(settings.requests_per_minute, time.monotonic)
+    middlewares = [web.middleware(m) for m in (Outcome(observe), Headers(settings.origins), Failures(limits))]
+    app = web.Application(middlewares=middlewares, client_max_size=settings.body_limit)
+    add_endpoints(app, chat, limits, settings.body_deadline)
+    add_service(app, chat, settings.version, metrics)
+    add_pages(app, settings)
+    return app

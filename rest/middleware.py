@@ -1,0 +1,140 @@
+"""What every answer goes through: failures become envelopes, headers are put on, the outcome is counted."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from protocol.errors import ChatError
+from rest.answers import refused, translated
+from rest.endpoints import ALLOWANCE, charge_address
+from rest.limits import Limits
+from rest.routes import MOUNTS
+from rest.settings import Observe
+
+logger = logging.getLogger("parley.rest")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+PREFLIGHT_AGE = 600
+"""Seconds a browser may remember what a preflight said."""
+
+EXPOSED = "Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
+"""Headers that a script of an allowed origin may read."""
+
+
+class Outcome:
+    """Tells `observe` of every answer, under the route's template: paths are for people, templates for metrics."""
+
+    def __init__(self, observe: Observe) -> None:
+        self._observe = observe
+
+    async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Times one request."""
+        began = time.monotonic()
+        response = await handler(request)
+        method = request.method if request.method in METHODS else "OTHER"
+        self._observe(route_name(request), method, response.status, time.monotonic() - began)
+        return response
+
+
+def route_name(request: web.Request) -> str:
+    """The template of a request's route without its mount, or `unmatched`."""
+    resource = request.match_info.route.resource
+    if resource is None:
+        return "unmatched"
+    return resource.canonical.removeprefix(MOUNTS[0])
+
+
+class Headers:
+    """Puts on every answer what browsers need to know, and what is left of the sender's limit."""
+
+    def __init__(self, origins: tuple[str, ...]) -> None:
+        self._origins = origins
+
+    async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answers a preflight, and dresses every other answer."""
+        response = self._preflight(request) or await handler(request)
+        headers = response.headers
+        headers["Server"] = "Parley"
+        headers["X-Content-Type-Options"] = "nosniff"
+        headers["Referrer-Policy"] = "no-referrer"
+        # What the API says is for its reader alone; the few public answers say so themselves.
+        headers.setdefault("Cache-Control", "no-store")
+        self._share(request, response)
+        _tell_allowance(request, response)
+        return response
+
+    def _preflight(self, request: web.Request) -> web.Response | None:
+        refusal = request.match_info.http_exception
+        asked = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+        if not asked or not isinstance(refusal, web.HTTPMethodNotAllowed) or self._allowed(request) is None:
+            return None
+        headers = {
+            "Access-Control-Allow-Methods": ", ".join(sorted(refusal.allowed_methods)),
+            "Access-Control-Allow-Headers": "Authorization, Content-Type",
+            "Access-Control-Max-Age": str(PREFLIGHT_AGE),
+        }
+        return web.Response(status=204, headers=headers)
+
+    def _share(self, request: web.Request, response: web.StreamResponse) -> None:
+        if self._origins and "*" not in self._origins:
+            response.headers["Vary"] = "Origin"
+        if (origin := self._allowed(request)) is not None:
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Access-Control-Expose-Headers"] = EXPOSED
+
+    def _allowed(self, request: web.Request) -> str | None:
+        origin = request.headers.get("Origin")
+        if origin is None:
+            return None
+        return "*" if "*" in self._origins else origin if origin in self._origins else None
+
+
+def _tell_allowance(request: web.Request, response: web.StreamResponse) -> None:
+    allowance = request.get(ALLOWANCE)
+    if allowance is not None:
+        response.headers["X-RateLimit-Limit"] = str(allowance.limit)
+        response.headers["X-RateLimit-Remaining"] = str(allowance.remaining)
+        response.headers["X-RateLimit-Reset"] = str(int(time.time() + allowance.reset + 0.999))
+
+
+class Failures:
+    """Turns whatever a handler raises into the envelope of its code."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+
+    async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answers one request, whatever happens."""
+        try:
+            if request.match_info.http_exception is not None:
+                charge_address(request, self._limits)
+            return await handler(request)
+        except ChatError as error:
+            response = refused(error)
+            if error.code == "REQUEST_TIMEOUT":
+                response.force_close()
+            return response
+        except web.HTTPException as error:
+            return translated(error)
+        except web.RequestPayloadError:
+            response = refused(ChatError("VALIDATION_INVALID_FORMAT", "The body is broken."), 400)
+            response.force_close()
+            return response
+        except Exception as error:
+            if isinstance(error, ConnectionError) and request.transport is None:
+                raise  # the client has gone; there is nobody to answer
+            return _unexpected(request, error)
+
+
+def _unexpected(request: web.Request, error: Exception) -> web.Response:
+    request_id = secrets.token_hex(8)
+    # The template, not the path or the query: those may hold what a log should not.
+    logger.error("Request %s failed: %s %s", request_id, request.method, route_name(request), exc_info=error)
+    return refused(ChatError("INTERNAL_ERROR", details={"request_id": request_id}))

@@ -1,0 +1,76 @@
+"""The route table: which command stands behind which method and path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec import Struct
+
+from protocol import commands, events, models
+from protocol.commands import Command
+
+MOUNTS = ("/api/v1", "")
+"""Where the whole table stands: under its version, and at the root as the reference API has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One line of the table.
+
+    `result` is what the command gives and what stands under `data`; None where the
+    answer is a `message` alone. `repeated` tells from the result that nothing was made,
+    in which case the answer is 200 rather than `status`. `anonymous` needs no token.
+    """
+
+    method: str
+    path: str
+    command: type[Command]
+    result: type[Struct] | None
+    status: int = 200
+    anonymous: bool = False
+    message: str | None = None
+    repeated: Callable[[Any], bool] | None = None
+
+    def status_of(self, result: Struct | None) -> int:
+        """The HTTP status of one result."""
+        return 200 if self.repeated is not None and self.repeated(result) else self.status
+
+    @property
+    def statuses(self) -> tuple[int, ...]:
+        """Every status that success may have."""
+        return (self.status,) if self.repeated is None else (200, self.status)
+
+
+def _existed(result: events.ChatroomChanged) -> bool:
+    return not result.created
+
+
+def _known(result: events.MessageSent) -> bool:
+    return result.duplicate
+
+
+ROUTES: tuple[Route, ...] = (
+    Route("POST", "/auth/register", commands.Register, events.SignedIn, 201, anonymous=True),
+    Route("POST", "/auth/login", commands.Login, events.SignedIn, anonymous=True),
+    Route("POST", "/auth/refresh", commands.Refresh, events.Refreshed, anonymous=True),
+    Route("POST", "/auth/logout", commands.Logout, None, message="Logged out successfully"),
+    Route("GET", "/users/me", commands.GetAccount, models.Account),
+    Route("PUT", "/users/me", commands.UpdateAccount, models.Account),
+    Route("GET", "/users", commands.SearchUsers, events.UsersFound),
+    Route("GET", "/users/{user_id}", commands.GetUser, models.UserProfile),
+    Route("GET", "/chatrooms", commands.ListChatrooms, events.ChatroomsListed),
+    Route("POST", "/chatrooms", commands.CreateChatroom, events.ChatroomChanged, 201, repeated=_existed),
+    Route("GET", "/chatrooms/{chatroom_id}", commands.GetChatroom, events.ChatroomFetched),
+    Route("PUT", "/chatrooms/{chatroom_id}", commands.UpdateChatroom, events.ChatroomChanged),
+    Route("DELETE", "/chatrooms/{chatroom_id}", commands.DeleteChatroom, events.Done),
+    Route("POST", "/chatrooms/{chatroom_id}/members", commands.AddMembers, events.MembersAdded),
+    Route("PUT", "/chatrooms/{chatroom_id}/members/{user_id}", commands.UpdateMember, events.Done),
+    Route("DELETE", "/chatrooms/{chatroom_id}/members/{user_id}", commands.RemoveMember, events.Done),
+    Route("POST", "/chatrooms/{chatroom_id}/leave", commands.LeaveMembership, events.Done),
+    Route("GET", "/chatrooms/{chatroom_id}/messages", commands.FetchMessages, events.MessagesFetched),
+    Route("POST", "/chatrooms/{chatroom_id}/messages", commands.SendMessage, events.MessageSent, 201, repeated=_known),
+    Route("POST", "/chatrooms/{chatroom_id}/read", commands.MessageRead, events.ReadPosition),
+)
+"""Every address that is a command. `/users/me` stands before `/users/{user_id}`, which would take it."""

@@ -1,0 +1,64 @@
+"""What the REST layer needs to be told, and what it needs of the chat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from protocol.commands import Command
+from protocol.models import User
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestSettings:
+    """The settings of the REST layer. Times are in seconds, sizes in bytes.
+
+    `requests_per_minute` is a user's, or an address's when signed out. The deadlines
+    are totals, from a part's first byte to its last. `origins` are the web origins that
+    CORS lets in, `*` for any. `public_url` is how people reach the server, without a
+    slash at the end.
+    """
+
+    version: str
+    public_url: str
+    requests_per_minute: int = 60
+    body_limit: int = 131_072
+    body_deadline: float = 20.0
+    header_deadline: float = 10.0
+    keep_alive: float = 75.0
+    origins: tuple[str, ...] = ()
+
+
+class Actor(Protocol):
+    """Who a request comes from."""
+
+    @property
+    def user(self) -> User:
+        """The signed-in user."""
+
+
+class Chat(Protocol):
+    """What this layer asks of `gateway.chat.Chat`; a test may put something smaller in its place."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether new work is welcome; false while the server drains."""
+
+    async def handle(self, actor: Any, command: Command) -> Struct | None:
+        """Does what the command asks. Raises ChatError."""
+
+    async def authenticate(self, token: str) -> Actor:
+        """Whose access token this is. Raises ChatError."""
+
+    def jwks(self) -> dict[str, Any]:
+        """The public keys of access tokens, as RFC 7517 has it."""
+
+    async def health(self) -> dict[str, str]:
+        """Each service behind the server, `healthy` or `unhealthy`."""
+
+
+Observe = Callable[[str, str, int, float], None]
+"""Told of every answer: the route's template, the method, the status, the seconds it took."""

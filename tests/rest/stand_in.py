@@ -1,0 +1,148 @@
+"""A chat that keeps nothing: it notes what it is asked and gives a plausible answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from msgspec import Struct
+
+from protocol import commands as c
+from protocol import events as e
+from protocol import models as m
+from protocol.commands import Command
+from protocol.errors import ChatError
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+ADA = m.User(id=UUID(int=1), username="ada", display_name="Ada")
+BOB = m.User(id=UUID(int=2), username="bob", display_name="Bob")
+ROOM_ID = UUID(int=7)
+PAGE = m.Pagination(page=1, limit=20, total=1, pages=1, has_more=False)
+ACCOUNT = m.Account(
+    id=ADA.id,
+    username="ada",
+    email="ada@example.com",
+    display_name="Ada",
+    avatar_url=None,
+    public_key=None,
+    is_verified=False,
+    created_at=NOW,
+    last_login=None,
+)
+PROFILE = m.UserProfile(id=BOB.id, username="bob", display_name="Bob", avatar_url=None, public_key=None, created_at=NOW)
+ROOM = m.Chatroom(
+    id=ROOM_ID,
+    kind="group",
+    name="Tea",
+    description=None,
+    owner_id=ADA.id,
+    is_private=True,
+    max_members=100,
+    member_count=1,
+    encryption_enabled=False,
+    auto_summary_enabled=True,
+    summary_threshold=50,
+    seq=1,
+    created_at=NOW,
+    updated_at=NOW,
+)
+MEMBER = m.Member(
+    user_id=ADA.id,
+    username="ada",
+    display_name="Ada",
+    avatar_url=None,
+    role="owner",
+    joined_at=NOW,
+    last_read_seq=0,
+    last_read_at=None,
+)
+MESSAGE = m.Message(
+    id=UUID(int=9),
+    chatroom_id=ROOM_ID,
+    seq=2,
+    user_id=ADA.id,
+    username="ada",
+    display_name="Ada",
+    avatar_url=None,
+    content="Hello",
+    message_type="text",
+    reply_to=None,
+    created_at=NOW,
+)
+SIGNED_IN = e.SignedIn(
+    user=ACCOUNT, access_token="ada-token", refresh_token="r", expires_in=1800, refresh_expires_in=604800
+)
+ROOM_CHANGED = e.ChatroomChanged(chatroom=ROOM, seq=1)
+
+RESULTS: dict[type[Command], Struct | None] = {
+    c.Register: SIGNED_IN,
+    c.Login: SIGNED_IN,
+    c.Refresh: e.Refreshed(access_token="a", refresh_token="r", expires_in=1800, refresh_expires_in=604800),
+    c.Logout: None,
+    c.GetAccount: ACCOUNT,
+    c.UpdateAccount: ACCOUNT,
+    c.SearchUsers: e.UsersFound(users=(PROFILE,), pagination=PAGE),
+    c.GetUser: PROFILE,
+    c.ListChatrooms: e.ChatroomsListed(chatrooms=(), pagination=PAGE),
+    c.CreateChatroom: ROOM_CHANGED,
+    c.GetChatroom: e.ChatroomFetched(chatroom=ROOM, members=(MEMBER,), user_role="owner"),
+    c.UpdateChatroom: ROOM_CHANGED,
+    c.DeleteChatroom: e.Done(chatroom_id=ROOM_ID, seq=3),
+    c.AddMembers: e.MembersAdded(chatroom_id=ROOM_ID, added=(MEMBER,), seq=3),
+    c.UpdateMember: e.Done(chatroom_id=ROOM_ID, seq=3),
+    c.RemoveMember: e.Done(chatroom_id=ROOM_ID, seq=3),
+    c.LeaveMembership: e.Done(chatroom_id=ROOM_ID, seq=3),
+    c.FetchMessages: e.MessagesFetched(messages=(MESSAGE,), pagination=PAGE),
+    c.SendMessage: e.MessageSent(message=MESSAGE, client_id="c1"),
+    c.MessageRead: e.ReadPosition(chatroom_id=ROOM_ID, last_read_seq=2, unread_count=0),
+}
+
+
+@dataclass(frozen=True)
+class StandInActor:
+    """Someone who is signed in."""
+
+    user: m.User
+
+
+@dataclass
+class StandInChat:
+    """Knows two users by their tokens. `on` puts another answer in the place of the usual one."""
+
+    asked: list[tuple[StandInActor | None, Command]] = field(default_factory=list)
+    on: dict[type[Command], Callable[[Any], Any]] = field(default_factory=dict)
+    services: dict[str, str] = field(default_factory=lambda: {"database": "healthy"})
+    ready: bool = True
+
+    async def authenticate(self, token: str) -> StandInActor:
+        """The user behind `ada-token` or `bob-token`."""
+        users = {"ada-token": ADA, "bob-token": BOB}
+        if token == "old-token":
+            raise ChatError("AUTH_TOKEN_EXPIRED")
+        if token not in users:
+            raise ChatError("AUTH_TOKEN_INVALID")
+        return StandInActor(users[token])
+
+    async def handle(self, actor: StandInActor | None, command: Command) -> Struct | None:
+        """The usual answer, or the one of `on`."""
+        self.asked.append((actor, command))
+        if type(command) in self.on:
+            result: Struct | None = self.on[type(command)](command)
+            return result
+        return RESULTS[type(command)]
+
+    def jwks(self) -> dict[str, Any]:
+        """A set without keys."""
+        return {"keys": []}
+
+    async def health(self) -> dict[str, str]:
+        """What the test has set."""
+        return self.services
+
+    @property
+    def last(self) -> Command:
+        """The newest command."""
+        return self.asked[-1][1]

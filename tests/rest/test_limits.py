@@ -1,0 +1,114 @@
+"""Token buckets, by a clock that the test turns."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rest.limits import Limits, address_key
+
+
+class Clock:
+    """Seconds, set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock."""
+    return Clock()
+
+
+def test_a_bucket_gives_its_limit_and_then_refuses(clock: Clock) -> None:
+    """Sixty requests go through at once, the next one not; each tells how many are left."""
+    limits = Limits(60, clock)
+    assert [limits.take("ada").remaining for _ in range(60)] == list(range(59, -1, -1))
+    refused = limits.take("ada")
+    assert (refused.allowed, refused.remaining, refused.limit) == (False, 0, 60)
+
+
+def test_waiting_for_retry_after_is_enough(clock: Clock) -> None:
+    """A sender who waits exactly as long as told gets one request, and no second one."""
+    limits = Limits(7, clock)
+    while limits.take("ada").allowed:
+        pass
+    clock.now += limits.take("ada").retry_after
+    assert limits.take("ada").allowed
+    assert not limits.take("ada").allowed
+
+
+def test_reset_is_when_the_bucket_is_full(clock: Clock) -> None:
+    """After `reset` seconds the whole limit is there again."""
+    limits = Limits(60, clock)
+    for _ in range(30):
+        last = limits.take("ada")
+    assert last.reset == pytest.approx(30.0)
+    clock.now += last.reset
+    assert limits.take("ada").remaining == 59
+
+
+def test_keys_do_not_share(clock: Clock) -> None:
+    """One user's requests take nothing from another's."""
+    limits = Limits(1, clock)
+    assert limits.take("ada").allowed
+    assert limits.take("bob").allowed
+
+
+def test_full_buckets_are_dropped(clock: Clock) -> None:
+    """A bucket unused for a minute is forgotten, since a new one would be the same."""
+    limits = Limits(60, clock)
+    for number in range(50):
+        limits.take(number)
+    clock.now += 60
+    limits.take("ada")
+    assert len(limits) == 1
+
+
+def test_there_are_never_more_buckets_than_allowed(clock: Clock) -> None:
+    """A flood of keys drops the longest unused and keeps the memory bounded."""
+    limits = Limits(1, clock, most=10)
+    for number in range(100):
+        limits.take(number)
+    assert len(limits) == 10
+    assert not limits.take(99).allowed
+
+
+@given(st.lists(st.floats(0, 5), max_size=200))
+def test_no_minute_gives_more_than_twice_the_limit(waits: list[float]) -> None:
+    """However requests are spread, a bucket gives its limit at once plus what flows in, and no more."""
+    clock = Clock()
+    limits = Limits(10, clock)
+    allowed = 0
+    for wait in waits:
+        clock.now += wait
+        allowed += limits.take("ada").allowed
+    assert allowed <= 10 + (clock.now - 1000.0) * 10 / 60 + 0.01
+
+
+def test_a_limit_of_nothing_is_refused(clock: Clock) -> None:
+    """Nobody could ever sign in under it."""
+    with pytest.raises(ValueError, match="at least 1"):
+        Limits(0, clock)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("192.0.2.1", "192.0.2.2", False),
+        ("2001:db8::1", "2001:db8::ffff", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+        (None, "192.0.2.1", False),
+        ("@a-socket", "@a-socket", True),
+    ],
+)
+def test_addresses_are_counted_by_who_holds_them(one: str | None, other: str, same: bool) -> None:
+    """An IPv4 address is one sender; of IPv6 it is the whole /64, which one host may hold."""
+    assert (address_key(one) == address_key(other)) is same
