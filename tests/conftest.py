@@ -1,0 +1,51 @@
+"""What tests share: one PostgreSQL server for the run, and a fresh database for each test that asks."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from storage.database import Database, migrate
+from storage.embedded import EmbeddedPostgres
+
+
+@pytest.fixture(scope="session")
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server with the settings that users get, and a migrated database to copy from."""
+    directory = tmp_path_factory.mktemp("postgres")
+    server = EmbeddedPostgres(directory)
+    url = server.start()
+    asyncio.run(_migrate(url))
+    yield url
+    server.stop()
+    shutil.rmtree(directory)
+
+
+async def _migrate(url: str) -> None:
+    connection = await asyncpg.connect(url)
+    await migrate(connection)
+    await connection.close()
+
+
+@pytest.fixture
+async def database_url(server_url: str) -> AsyncIterator[str]:
+    """The URL of a migrated, empty database of the test's own."""
+    name = f"test_{uuid4().hex}"
+    admin = await asyncpg.connect(server_url, database="postgres")
+    await admin.execute(f"CREATE DATABASE {name} TEMPLATE parley")
+    yield server_url.replace("/parley?", f"/{name}?")
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
+
+
+@pytest.fixture
+async def db(database_url: str) -> AsyncIterator[Database]:
+    """An open database, migrated and empty."""
+    database = await Database.open(database_url, pool_size=10)
+    yield database
+    await database.close()
