@@ -41,7 +41,7 @@ class Passwords:
     def __init__(self, workers: int, queue: int) -> None:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="passwords")
         self._places = threading.BoundedSemaphore(workers + queue)
-        self._decoy = _hash(secrets.token_hex())
+        self._decoy = _hash(secrets.token_hex())  # of a password that nobody knows
 
     async def hash(self, password: str) -> str:
         """The PHC string to keep for a password, with a salt of its own. Raises PasswordQueueFull."""
@@ -53,8 +53,7 @@ class Passwords:
         Without a hash (there is no such user) the same work is done against a
         decoy, so that the time of the answer does not tell who has an account.
         """
-        matches = await self._run(lambda: _verify(hashed or self._decoy, password))
-        return matches and hashed is not None
+        return await self._run(lambda: _verify(hashed or self._decoy, password))
 
     def close(self) -> None:
         """Drops the passwords that wait, and ends the threads when the ones at work are done."""
