@@ -1,0 +1,231 @@
+"""The Python client: for bots, for tests and for the bench.
+
+    async with connect("ws://127.0.0.1:8000/ws", token) as client:
+        await client.send_message(chatroom_id, "hello")
+        async for event in client:
+            print(event.event, event.data)
+
+A broken connection is the client's business, not the user's. It reconnects with
+jittered backoff (at once where the server asks for that), resumes or catches up
+by `sync`, and sends again what was not answered. A chatroom's durable events
+come once and in order, without a hole, unless an event says otherwise:
+
+- `history_gap {chatroom_id, from_seq, to_seq}`: too much was missed, fetch history;
+- `chatroom_gained {chatroom_id, seq}` and `chatroom_lost {chatroom_id}`: the user's
+  membership changed while events could not reach this client.
+
+These three are made by the client and have no seq of their own. An `error`
+event is an error of the server that belongs to no command.
+
+**Answers.** A call returns when the server has answered, and waits through
+reconnects; put `asyncio.timeout` around it to wait less. A command whose error
+is retryable is sent up to 6 times with growing delays: any command over the rate
+limit (after `retry_after`), and otherwise only those that may be handled twice
+without harm. Messages may be, since each gets a `client_id`; something like
+`create_chatroom` may not, so if its session is lost before the answer came it
+fails with SERVICE_UNAVAILABLE and "the outcome is unknown".
+
+**Reading.** Events wait in memory for `async for`. With 1,024 waiting the client
+stops reading from the socket, and the server's limits for slow readers apply;
+it reads on while a call waits for its answer. Who has not begun to read, as a bot
+that only sends, is kept the first 256 events; if reading begins later, what
+is missing comes as `history_gap`. The state (`client.chatrooms`) is followed
+in any case.
+
+**Errors.** A refused command raises ChatError. When the server says not to come
+back (close codes 4000-4099), waiting calls and the `async for` raise ClientClosed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import MappingProxyType
+from typing import Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+from uuid import UUID, uuid4
+
+from msgspec.structs import replace
+
+from gateway.client_commands import RESULTS
+from gateway.client_effects import ChatroomGained, ChatroomLost, ClientClosed, ClientEvent, HistoryGap
+from gateway.client_io import ClientIO, Token
+from protocol import commands, events
+from protocol.codec import CODECS
+from protocol.commands import Command
+from protocol.errors import ChatError
+from protocol.models import ChatroomState, Content, User
+
+__all__ = [
+    "ChatError",
+    "ChatroomGained",
+    "ChatroomLost",
+    "Client",
+    "ClientClosed",
+    "ClientEvent",
+    "HistoryGap",
+    "connect",
+]
+
+CLOSED_BY_USER = 1000
+
+
+@asynccontextmanager
+async def connect(url: str, token: Token, *, codec: Literal["json", "msgpack"] = "json") -> AsyncIterator[Client]:
+    """A client with an open session; leaving the block closes it.
+
+    `url` is `ws://host:port/ws`; http and https stand for ws and wss, and a missing
+    path for `/ws`. `token` is an access token, or a function (plain or async)
+    that returns a fresh one: it is called for each connection, and when the
+    token of a live session runs out. OSError, TimeoutError and retryable ChatErrors
+    from it mean "try again later"; any other exception ends the client.
+
+    While the server cannot be reached, entering waits (a warning is logged for each
+    attempt). Raises ClientClosed if the server refuses the token or the client.
+    """
+    io = ClientIO(_address(url), token, CODECS[codec])
+    try:
+        await io.open()
+        yield Client(io)
+    finally:
+        await io.close()
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    scheme = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}.get(parts.scheme)
+    if scheme is None or not parts.hostname:
+        raise ValueError(f"{url!r} is not an address such as ws://127.0.0.1:8000/ws")
+    path = parts.path if parts.path.strip("/") else "/ws"
+    return urlunsplit((scheme, parts.netloc, path, parts.query, ""))
+
+
+class Client:
+    """An open client, made by `connect`. `async for event in client` yields ClientEvents."""
+
+    def __init__(self, io: ClientIO) -> None:
+        self._io = io
+
+    # --- what is known -------------------------------------------------------------------------
+
+    @property
+    def user(self) -> User:
+        """Who is signed in."""
+        user = self._io.state.user
+        if user is None:
+            raise RuntimeError("there has been no session yet")
+        return user
+
+    @property
+    def session_id(self) -> UUID | None:
+        """The session's public id; None while a lost session is being replaced."""
+        return self._io.state.session_id
+
+    @property
+    def chatrooms(self) -> Mapping[UUID, ChatroomState]:
+        """The user's chatrooms by id. Each `seq` is that of its newest event that this client has had."""
+        return MappingProxyType(self._io.state.chatrooms)
+
+    # --- events --------------------------------------------------------------------------------
+
+    def __aiter__(self) -> Client:
+        return self
+
+    async def __anext__(self) -> ClientEvent:
+        try:
+            event = await self._io.inbox.get()
+        except ClientClosed as closed:
+            if closed.code == CLOSED_BY_USER:
+                raise StopAsyncIteration from None
+            raise
+        self._io.may_read()
+        return event
+
+    # --- commands ------------------------------------------------------------------------------
+
+    async def call(self, command: Command) -> Any:
+        """Sends any command that a user may send on a socket; returns the struct of its answer, None where it is empty.
+
+        Raises ChatError if the server refuses it, ClientClosed if the client has ended, and
+        TypeError for a command that is not for sockets.
+        """
+        if type(command) not in RESULTS:
+            raise TypeError(f"{type(command).__name__} is not a command for a client's socket")
+        if isinstance(command, commands.SendMessage) and command.client_id is None:
+            command = replace(command, client_id=str(uuid4()))
+        return await self._io.ask(command)
+
+    async def send_message(
+        self,
+        chatroom_id: UUID | str,
+        content: Content,
+        reply_to: UUID | str | None = None,
+        message_type: Literal["text", "image", "file"] = "text",
+        client_id: str | None = None,
+    ) -> events.MessageSent:
+        """Writes a message; returns when it is on disk. The same `client_id` again gives the same message."""
+        sent: events.MessageSent = await self.call(
+            commands.SendMessage(
+                chatroom_id=_uuid(chatroom_id),
+                content=content,
+                reply_to=None if reply_to is None else _uuid(reply_to),
+                message_type=message_type,
+                client_id=client_id,
+            )
+        )
+        return sent
+
+    async def fetch_messages(
+        self,
+        chatroom_id: UUID | str,
+        before: str | int | None = None,
+        after: str | int | None = None,
+        limit: int = 50,
+        page: int = 1,
+    ) -> events.MessagesFetched:
+        """Reads history: newest first, or oldest first with `after`.
+
+        A cursor is a seq, a message id or an ISO 8601 time.
+        """
+        fetched: events.MessagesFetched = await self.call(
+            commands.FetchMessages(chatroom_id=_uuid(chatroom_id), before=before, after=after, limit=limit, page=page)
+        )
+        return fetched
+
+    async def join_chatroom(self, chatroom_id: UUID | str) -> events.ChatroomOpened:
+        """Opens a chatroom: typing, presence and read receipts come from now on, also after a reconnect."""
+        opened: events.ChatroomOpened = await self.call(commands.JoinChatroom(chatroom_id=_uuid(chatroom_id)))
+        return opened
+
+    async def leave_chatroom(self, chatroom_id: UUID | str) -> None:
+        """Closes a chatroom that was opened. The membership stays."""
+        await self.call(commands.LeaveChatroom(chatroom_id=_uuid(chatroom_id)))
+
+    async def typing_start(self, chatroom_id: UUID | str) -> None:
+        """Tells those who have the chatroom open that the user has begun to type."""
+        await self.call(commands.TypingStart(chatroom_id=_uuid(chatroom_id)))
+
+    async def typing_stop(self, chatroom_id: UUID | str) -> None:
+        """Tells those who have the chatroom open that the user has stopped typing."""
+        await self.call(commands.TypingStop(chatroom_id=_uuid(chatroom_id)))
+
+    async def message_read(
+        self, chatroom_id: UUID | str, message_id: UUID | str | None = None, seq: int | None = None
+    ) -> events.ReadPosition:
+        """Moves the read position up to a message, or to a seq. It never moves back."""
+        position: events.ReadPosition = await self.call(
+            commands.MessageRead(
+                chatroom_id=_uuid(chatroom_id),
+                message_id=None if message_id is None else _uuid(message_id),
+                seq=seq,
+            )
+        )
+        return position
+
+    async def close(self) -> None:
+        """Closes the session. Waiting calls raise ClientClosed, and the `async for` ends."""
+        await self._io.close()
+
+
+def _uuid(value: UUID | str) -> UUID:
+    return value if isinstance(value, UUID) else UUID(value)
