@@ -12,6 +12,8 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
 
 class ConfigError(Exception):
     """A setting is missing or wrong; the message names it and says what to do."""
@@ -126,6 +128,11 @@ class Config:
         """Host and port of HTTP and WebSocket. Port 0 takes a free one."""
         return _address("PARLEY_HTTP", self.http)
 
+    @property
+    def key_directory(self) -> Path:
+        """Where a development install keeps the keys it made."""
+        return self.data / "keys"
+
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Config:
         """The settings in the environment. Raises ConfigError, naming the variable."""
@@ -133,6 +140,8 @@ class Config:
         config = cls(**values)
         if config.env not in ("development", "production"):
             raise ConfigError(f"PARLEY_ENV is {config.env!r}; it can be development or production")
+        if config.log_level not in LOG_LEVELS:
+            raise ConfigError(f"PARLEY_LOG_LEVEL is {config.log_level!r}; it can be {', '.join(LOG_LEVELS)}")
         _address("PARLEY_HTTP", config.http)
         return config
 

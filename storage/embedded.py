@@ -8,6 +8,7 @@ call it from a thread.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import hashlib
 import logging
@@ -17,11 +18,12 @@ import shlex
 import shutil
 import socket
 import stat
+import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
@@ -60,6 +62,7 @@ SETTINGS = {
 
 
 _LOG = "server.log"
+_PROBE = struct.pack("!ii", 8, 80877103)  # SSLRequest: answered at once, also by a server that replays its log
 
 
 class EmbeddedPostgresError(Exception):
@@ -134,25 +137,25 @@ class EmbeddedPostgres:
             with socket.socket(socket.AF_UNIX) as probe:
                 probe.settimeout(5)
                 probe.connect(str(path))
+                probe.sendall(_PROBE)
+                return path if probe.recv(1) else None  # a server that was just killed takes calls, but says nothing
         except (OSError, IndexError):
             return None
-        return path
 
     def _launch(self) -> Path:
         self._let_server_reach_its_files()
         if not (self._cluster / "PG_VERSION").exists():
             self._create()
         self._check_version()
-        # A pid file without a listener is left from a crash. PostgreSQL would refuse to start if some other program
-        # has that pid by now; should a server live after all, its shared memory still keeps a second one away.
-        (self._cluster / "postmaster.pid").unlink(missing_ok=True)
         directory = self._socket_directory()
-        listed = str(directory).replace('"', '""')
-        settings = {**SETTINGS, "unix_socket_directories": f'"{listed}"'}
-        options = " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in settings.items())
+        socket_file = directory / f".s.PGSQL.{SETTINGS['port']}"
+        # Lock files without a listener are left from a crash. PostgreSQL would refuse to start if their pid is another
+        # program's by now; should a server live after all, its shared memory still keeps a second one away.
+        for left in (self._cluster / "postmaster.pid", socket_file.with_name(f"{socket_file.name}.lock")):
+            left.unlink(missing_ok=True)
         # pg_ctl builds a shell command from its arguments: no path among them, no letter in a path that it stumbles on.
-        self._run("pg_ctl", "start", "-D", ".", "-l", _LOG, "-o", options, "-w", "-t", str(START_SECONDS))
-        return directory / f".s.PGSQL.{SETTINGS['port']}"
+        self._run("pg_ctl", "start", "-D", ".", "-l", _LOG, "-o", _options(directory), "-w", "-t", str(START_SECONDS))
+        return socket_file
 
     def _wait_until_ready(self) -> None:
         """An adopted server may still be replaying its log."""
@@ -268,6 +271,30 @@ class EmbeddedPostgres:
         except OSError:
             return ""
         return "\n".join([f"\nThe end of {log}:", *lines])
+
+
+@asynccontextmanager
+async def database_url(url: str | None, directory: Path) -> AsyncIterator[str]:
+    """`url` if there is one; else that of an embedded server in `directory`, which runs meanwhile.
+
+    Raises EmbeddedPostgresError.
+    """
+    if url:
+        yield url
+        return
+    server = EmbeddedPostgres(directory)
+    url = await asyncio.to_thread(server.start)
+    try:
+        yield url
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+def _options(socket_directory: Path) -> str:
+    """The settings as pg_ctl hands them on: through a shell, then as a list of names in double quotes."""
+    listed = str(socket_directory).replace('"', '""')
+    settings = {**SETTINGS, "unix_socket_directories": f'"{listed}"'}
+    return " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in settings.items())
 
 
 def _programs() -> Path:

@@ -191,11 +191,9 @@ class TestSharing:
 
 class TestCrashes:
     def test_killed_server(self, server: EmbeddedPostgres, home: Path) -> None:
-        """A server that was killed starts again with everything that was committed."""
+        """A server that was killed starts again at once with everything that was committed."""
         _ask(server.start(), "CREATE TABLE kept (n int)")
         os.kill(_pid(home), signal.SIGKILL)
-        assert _gone(_pid(home))
-        time.sleep(0.3)
         assert _ask(server.start(), "SELECT to_regclass('kept')::text") == "kept"
 
     def test_pid_taken_by_another_program(self, server: EmbeddedPostgres, home: Path) -> None:

@@ -1,0 +1,114 @@
+"""The command line: `parley serve`, `parley migrate`, `parley keys show`, `parley keys rotate`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import click
+import uvloop
+
+from crypto import keyfile
+from crypto.keyfile import Keys, SecretError
+from crypto.tokens import AccessTokens
+from gateway import logs
+from gateway.config import Config, ConfigError
+from protocol.errors import ChatError
+from storage.database import Database, DatabaseError, migrate
+from storage.embedded import EmbeddedPostgresError, database_url
+
+
+class Refusal(click.ClickException):
+    """One line for a person: what is wrong, and what to do."""
+
+
+class BadSetting(Refusal):
+    """A refusal with a setting at fault."""
+
+    exit_code = 2
+
+
+class Commands(click.Group):
+    """Commands whose expected failures are told in a line, not in a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except (ConfigError, SecretError) as error:
+            raise BadSetting(str(error)) from error
+        except (DatabaseError, EmbeddedPostgresError, ChatError) as error:
+            raise Refusal(str(error)) from error
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="parley", message="%(prog)s %(version)s")
+def main() -> None:
+    """Parley, a real-time messaging server. Settings are environment variables; README.md lists them."""
+
+
+@main.command()
+def serve() -> None:
+    """Start the server, and run until SIGTERM or Ctrl-C."""
+    from gateway.__main__ import serve as run  # the wiring imports everything; the other commands need little
+
+    config = _config()
+    uvloop.run(run(config))
+
+
+@main.command(name="migrate")
+def migrate_() -> None:
+    """Bring the database's schema up to date."""
+    for name in asyncio.run(_migrate(_config())) or ["nothing to do"]:
+        click.echo(name)
+
+
+@main.group()
+def keys() -> None:
+    """The keys behind tokens and stored messages."""
+
+
+@keys.command()
+def show() -> None:
+    """List the ids of the keys, newest first. Secrets are not shown."""
+    config = _config()
+    _print_ids(
+        keyfile.load_keys(
+            config.key_directory, config.master_keys, config.jwt_keys, config.refresh_secret, config.production
+        )
+    )
+
+
+@keys.command()
+def rotate() -> None:
+    """Put new keys in front of the old ones. A running server takes them when it is restarted."""
+    config = _config()
+    if config.production or config.master_keys or config.jwt_keys:
+        raise ConfigError(
+            "Keys that come from PARLEY_MASTER_KEYS and PARLEY_JWT_KEYS are rotated there: put a new one in front."
+        )
+    keyfile.ensure(config.key_directory)
+    _print_ids(keyfile.rotate(config.key_directory))
+
+
+def _config() -> Config:
+    config = Config.from_env()
+    logs.set_up(config.log_level)
+    return config
+
+
+def _print_ids(found: Keys) -> None:
+    for name, _ in found.master:
+        click.echo(f"master {name}")
+    for key in AccessTokens(found.jwt_pems, "", 0).jwks()["keys"]:
+        click.echo(f"jwt {key['kid']}")
+
+
+async def _migrate(config: Config) -> list[str]:
+    async with database_url(config.database_url, config.data) as url:
+        database = await Database.open(url, pool_size=1)
+        try:
+            async with database.acquire() as connection:
+                return await migrate(connection)
+        finally:
+            await database.close()

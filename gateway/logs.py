@@ -1,0 +1,51 @@
+"""Logs: one JSON object a line, on stdout.
+
+Nothing that a user typed and no request's query string is logged anywhere: a
+query may hold `token=`. So the access logs of the libraries stay off.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import TextIO
+
+import orjson
+
+_QUIET = {
+    "aiohttp.access": logging.CRITICAL,  # its lines hold whole request targets, and /metrics counts requests
+    "websockets": logging.WARNING,  # at debug it writes every frame
+    "asyncio": logging.WARNING,
+}
+"""Loggers of libraries, and the level from which they are heard, at least."""
+
+_OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+"""What every log record has; anything else on it came from `extra`."""
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as one line: ts (RFC 3339, UTC), level, logger, message, the fields of `extra`, exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        fields = {
+            "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        fields |= {name: value for name, value in vars(record).items() if name not in _OWN and name not in fields}
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(fields, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def set_up(level: str, stream: TextIO = sys.stdout) -> None:
+    """Sends the logs of the whole process to `stream`, from `level` (a name of LOG_LEVELS) on."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    for name, at_least in _QUIET.items():
+        logging.getLogger(name).setLevel(at_least)

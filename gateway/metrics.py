@@ -1,0 +1,123 @@
+"""What an operator can watch: counters and gauges in Prometheus' text format, all named `parley_…`.
+
+Each Metrics has a registry of its own. Labels take few values: kinds of
+commands, codes, routes; never users, chatrooms or addresses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Generic, Never, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.process_collector import ProcessCollector
+
+LAG_INTERVAL = 0.5
+"""Seconds between two looks at how late the event loop is."""
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+M = TypeVar("M", Counter, Histogram)
+
+
+class _Children(dict[tuple[str, ...], M], Generic[M]):
+    """The children of a metric by their labels; looking one up here costs a tenth of `labels()`."""
+
+    def __init__(self, metric: M) -> None:
+        self._metric: M = metric
+
+    def __missing__(self, labels: tuple[str, ...]) -> M:
+        child: M = self._metric.labels(*labels)
+        self[labels] = child
+        return child
+
+
+class Metrics:
+    """The metrics of one process. Every method is cheap enough for the hot path, except `render`."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
+        self._sessions = Gauge(
+            "parley_sessions", "Sessions, attached to a socket or waiting for one", ["state"], registry=registry
+        )
+        self._commands = _Children(
+            Counter(
+                "parley_commands",
+                "Commands by kind and outcome: ok or an error code",
+                ["kind", "outcome"],
+                registry=registry,
+            )
+        )
+        self._deliveries = Counter("parley_deliveries", "Events handed to sessions", registry=registry)
+        self._drops = _Children(
+            Counter("parley_outbox_drops", "Events kept from slow readers", ["why"], registry=registry)
+        )
+        self._resumes = _Children(Counter("parley_resumes", "Resumes by verdict", ["verdict"], registry=registry))
+        self._syncs = _Children(Counter("parley_syncs", "Synced chatrooms by verdict", ["verdict"], registry=registry))
+        self._batches = Histogram(
+            "parley_commit_batch_size", "Durable events a commit", buckets=_BATCH, registry=registry
+        )
+        self._commits = Histogram("parley_commit_seconds", "Time a commit takes", buckets=_SECONDS, registry=registry)
+        self._lag = Histogram(
+            "parley_loop_lag_seconds", "How late the event loop is", buckets=_SECONDS, registry=registry
+        )
+        self._requests = _Children(
+            Histogram(
+                "parley_http_request_seconds",
+                "HTTP requests by route, method and status",
+                ["route", "method", "status"],
+                buckets=_SECONDS,
+                registry=registry,
+            )
+        )
+
+    def watch_sessions(self, attached: Callable[[], float], detached: Callable[[], float]) -> None:
+        """Asks these for the number of sessions with a socket, and without one, whenever metrics are read."""
+        self._sessions.labels("attached").set_function(attached)
+        self._sessions.labels("detached").set_function(detached)
+
+    def command(self, kind: str, outcome: str) -> None:
+        """A command was handled: `ok`, or refused with an error code."""
+        self._commands[kind, outcome].inc()
+
+    def delivered(self, count: int) -> None:
+        """An event went into the outboxes of `count` sessions."""
+        self._deliveries.inc(count)
+
+    def dropped(self, why: str, count: int) -> None:
+        """So many events were kept from a slow reader: `ephemeral` ones, or all while it is `lagging`."""
+        self._drops[why,].inc(count)
+
+    def resumed(self, verdict: str) -> None:
+        """A client asked to resume: `resumed`, or the reason of the reset."""
+        self._resumes[verdict,].inc()
+
+    def sync(self, verdict: str) -> None:
+        """A chatroom was synced, with this verdict."""
+        self._syncs[verdict,].inc()
+
+    def committed(self, events: int, seconds: float) -> None:
+        """A commit of so many durable events took so long."""
+        self._batches.observe(events)
+        self._commits.observe(seconds)
+
+    def request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """An HTTP request was answered. `route` is the template, not the path."""
+        self._requests[route, method, str(status)].observe(seconds)
+
+    async def watch_loop(self) -> Never:
+        """Measures for ever how late the event loop is; run it as a task."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_INTERVAL
+            await asyncio.sleep(LAG_INTERVAL)
+            self._lag.observe(loop.time() - due)
+
+    def render(self) -> bytes:
+        """All of them in Prometheus' text format, version 0.0.4."""
+        return generate_latest(self._registry)
