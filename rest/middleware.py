@@ -128,8 +128,6 @@ class Failures:
             response.force_close()
             return response
         except Exception as error:
-            if isinstance(error, ConnectionError) and request.transport is None:
-                raise  # the client has gone; there is nobody to answer
             return _unexpected(request, error)
 
 

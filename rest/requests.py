@@ -62,6 +62,8 @@ async def _read_body(request: web.Request, deadline: float) -> dict[str, Any]:
             body = await request.read()
     except TimeoutError:
         raise ChatError("REQUEST_TIMEOUT") from None
+    except ConnectionError:
+        raise ChatError("REQUEST_TIMEOUT", "The connection ended before the body did.") from None
     if not body:
         return {}  # whatever its type: clients give one even to nothing
     # aiohttp reads a missing type as application/octet-stream; a body without a type is taken for JSON here.

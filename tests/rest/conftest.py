@@ -43,6 +43,7 @@ class Server:
     chat: StandInChat
     port: int
     http: aiohttp.ClientSession
+    factory: HttpServer
     observed: list[tuple[str, str, int, float]] = field(default_factory=list)
 
     async def ask(self, method: str, path: str, **options: Any) -> Answer:
@@ -78,11 +79,11 @@ async def serve() -> AsyncIterator[Serve]:
             observed: list[tuple[str, str, int, float]] = []
             app = make_app(chat, settings, lambda: b"up 1\n", lambda *seen: observed.append(seen))
             http = await HttpServer.start(app, settings)
-            stack.push_async_callback(http.stop, 1.0)
+            stack.push_async_callback(http.stop, 0.1)
             listener = await asyncio.get_running_loop().create_server(http, "127.0.0.1", 0)
             stack.callback(listener.close)
             client = await stack.enter_async_context(aiohttp.ClientSession())
-            return Server(chat, listener.sockets[0].getsockname()[1], client, observed)
+            return Server(chat, listener.sockets[0].getsockname()[1], client, http, observed)
 
         yield start
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -110,10 +110,11 @@ class StandInActor:
 
 @dataclass
 class StandInChat:
-    """Knows two users by their tokens. `on` puts another answer in the place of the usual one."""
+    """Knows two users by their tokens. `on` and `slowly` put another answer in the place of the usual one."""
 
     asked: list[tuple[StandInActor | None, Command]] = field(default_factory=list)
     on: dict[type[Command], Callable[[Any], Any]] = field(default_factory=dict)
+    slowly: dict[type[Command], Callable[[Any], Awaitable[Any]]] = field(default_factory=dict)
     services: dict[str, str] = field(default_factory=lambda: {"database": "healthy"})
     ready: bool = True
 
@@ -129,10 +130,14 @@ class StandInChat:
     async def handle(self, actor: StandInActor | None, command: Command) -> Struct | None:
         """The usual answer, or the one of `on`."""
         self.asked.append((actor, command))
-        if type(command) in self.on:
-            result: Struct | None = self.on[type(command)](command)
-            return result
-        return RESULTS[type(command)]
+        result: Struct | None
+        if type(command) in self.slowly:
+            result = await self.slowly[type(command)](command)
+        elif type(command) in self.on:
+            result = self.on[type(command)](command)
+        else:
+            result = RESULTS[type(command)]
+        return result
 
     def jwks(self) -> dict[str, Any]:
         """A set without keys."""

@@ -16,7 +16,7 @@ from tests.rest.stand_in import ADA, RESULTS, ROOM, ROOM_CHANGED, ROOM_ID, SIGNE
 
 R = str(ROOM_ID)
 U = str(UUID(int=2))
-ACCOUNT_BODY = {"username": "ada", "email": "ada@example.com", "password": "correct horse"}
+ACCOUNT_BODY: Any = {"username": "ada", "email": "ada@example.com", "password": "correct horse"}
 
 CASES: list[tuple[str, str, Any, int, Command]] = [
     ("POST", "/auth/register", ACCOUNT_BODY, 201, c.Register(**ACCOUNT_BODY)),
