@@ -9,10 +9,18 @@ from protocol.text import is_text, name_key, require_name, require_text
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("Ann", "aNN"), ("Straße", "STRASSE"), ("Ａｎｎ", "ann"), ("e\u0301va", "\u00c9VA"), ("\u017ftar", "star")],
+    [
+        ("Ann", "aNN"),
+        ("Straße", "STRASSE"),
+        ("Ａｎｎ", "ann"),
+        ("e\u0301va", "\u00c9VA"),
+        ("\u017ftar", "star"),
+        ("\U0001d400nn", "ann"),
+        ("an\ufe0fn", "ann"),
+    ],
 )
 def test_names_that_differ_in_case_or_width_are_one_name(one: str, other: str) -> None:
-    """Case, width, composition and ligatures make no other name."""
+    """Case, width, composition, letter forms and signs drawn as nothing make no other name."""
     assert name_key(one) == name_key(other)
 
 
@@ -68,6 +76,7 @@ BAD_NAMES = {
     "nul": "an\0n",
     "surrogate": "an\ud800n",
     "private use": "an\ue000n",
+    "nothing but fillers": "\u3164\u3164\u3164",
     "long after folding": "\u3316" * 50,
 }
 

@@ -113,7 +113,9 @@ class TestAccounts:
 
 
 class TestLogin:
-    @pytest.mark.parametrize("name", ["Ann", "ANN", "ann@example.org", "ANN@EXAMPLE.org", "\uff21nn"])
+    @pytest.mark.parametrize(
+        "name", ["Ann", "ANN", "ann@example.org", "ANN@EXAMPLE.org", "\uff21nn", "ann\uff20example.org"]
+    )
     async def test_a_user_is_found_by_name_or_address(self, db: Database, name: str) -> None:
         """Either will do, in any case."""
         async with db.transaction() as conn:
