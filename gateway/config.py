@@ -6,6 +6,7 @@ from a file, named by the variable with `_FILE` behind it.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -166,8 +167,8 @@ def _parse(name: str, kind: str, text: str) -> Any:
         number = int(text) if kind == "int" else float(text)
     except ValueError:
         raise ConfigError(f"{name} is {text!r}; it has to be a number") from None
-    if number < 0:
-        raise ConfigError(f"{name} is {text}; it cannot be negative")
+    if not 0 <= number < math.inf:
+        raise ConfigError(f"{name} is {text}; it cannot be negative or without end")
     return number
 
 

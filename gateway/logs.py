@@ -6,6 +6,7 @@ query may hold `token=`. So the access logs of the libraries stay off.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from datetime import UTC, datetime
@@ -38,7 +39,10 @@ class JsonFormatter(logging.Formatter):
         fields |= {name: value for name, value in vars(record).items() if name not in _OWN and name not in fields}
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(fields, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        try:
+            return orjson.dumps(fields, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        except TypeError:  # a lone surrogate, as in the name of a file; the slower encoder escapes it
+            return json.dumps(fields, default=str)
 
 
 def set_up(level: str, stream: TextIO = sys.stdout) -> None:

@@ -1,0 +1,102 @@
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from gateway.config import Config, ConfigError, settings_table
+
+
+def test_defaults() -> None:
+    """Nothing has to be set on a laptop."""
+    config = Config.from_env({})
+    assert config == Config()
+    assert config.http_address == ("127.0.0.1", 8000)
+    assert not config.production
+
+
+def test_values() -> None:
+    """Every kind of setting is read as what it is."""
+    config = Config.from_env(
+        {
+            "PARLEY_ENV": "production",
+            "PARLEY_DATA": "/srv/parley",
+            "PARLEY_HTTP": "[::1]:0",
+            "PARLEY_ORIGINS": "https://a.example, https://b.example,",
+            "PARLEY_HEARTBEAT_INTERVAL": "2.5",
+            "PARLEY_LIMIT_FRAME": "1024",
+        }
+    )
+    assert config.production
+    assert config.data == Path("/srv/parley")
+    assert config.key_directory == Path("/srv/parley/keys")
+    assert config.http_address == ("::1", 0)
+    assert config.origins == ("https://a.example", "https://b.example")
+    assert config.heartbeat_interval == 2.5
+    assert config.limit_frame == 1024
+
+
+def test_empty_is_unset() -> None:
+    """An empty variable, as compose files make them, is the default."""
+    assert Config.from_env({"PARLEY_HTTP": "", "PARLEY_ORIGINS": ""}) == Config()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PARLEY_ENV", "staging"),
+        ("PARLEY_HTTP", "8000"),
+        ("PARLEY_HTTP", "localhost"),
+        ("PARLEY_HTTP", "127.0.0.1:http"),
+        ("PARLEY_HTTP", "127.0.0.1:65536"),
+        ("PARLEY_LOG_LEVEL", "loud"),
+        ("PARLEY_LIMIT_FRAME", "64k"),
+        ("PARLEY_LIMIT_FRAME", "1.5"),
+        ("PARLEY_LIMIT_FRAME", "-1"),
+        ("PARLEY_HEARTBEAT_INTERVAL", "soon"),
+        ("PARLEY_HEARTBEAT_INTERVAL", "nan"),
+        ("PARLEY_HEARTBEAT_INTERVAL", "inf"),
+    ],
+)
+def test_wrong_values_are_named(variable: str, value: str) -> None:
+    """A value that makes no sense is refused with the name of its variable."""
+    with pytest.raises(ConfigError, match=f"^{variable} is"):
+        Config.from_env({variable: value})
+
+
+def test_secret_from_a_file(tmp_path: Path) -> None:
+    """A secret may stand in a file, as orchestrators mount them; the end of its line is not part of it."""
+    file = tmp_path / "secret"
+    file.write_text("s3cret\n")
+    assert Config.from_env({"PARLEY_REFRESH_SECRET_FILE": str(file)}).refresh_secret == "s3cret"
+
+
+def test_variable_beats_file(tmp_path: Path) -> None:
+    """Where both are set, the variable counts."""
+    env = {"PARLEY_REFRESH_SECRET": "a", "PARLEY_REFRESH_SECRET_FILE": str(tmp_path / "none")}
+    assert Config.from_env(env).refresh_secret == "a"
+
+
+def test_unreadable_file_is_named(tmp_path: Path) -> None:
+    """A secret's file that cannot be read is a refusal, not an unset secret."""
+    with pytest.raises(ConfigError, match=r"DATABASE_URL_FILE names .*cannot be read"):
+        Config.from_env({"DATABASE_URL_FILE": str(tmp_path / "none")})
+
+
+def test_only_secrets_come_from_files(tmp_path: Path) -> None:
+    """`_FILE` behind any other variable means nothing."""
+    assert Config.from_env({"PARLEY_HTTP_FILE": str(tmp_path / "none")}) == Config()
+
+
+def test_every_variable_is_one_setting() -> None:
+    """No variable is read twice, and every secret is marked as one."""
+    variables = [field.metadata["env"] for field in fields(Config)]
+    assert len(set(variables)) == len(variables)
+    secret = {field.name for field in fields(Config) if field.metadata["secret"]}
+    assert secret == {"database_url", "master_keys", "jwt_keys", "refresh_secret"}
+
+
+def test_table_has_every_setting() -> None:
+    """The table of the README names each variable, its default and its meaning."""
+    rows = settings_table().splitlines()[2:]
+    assert len(rows) == len(fields(Config))
+    assert all(row.count("|") >= 4 and not row.endswith("|  |") for row in rows)
