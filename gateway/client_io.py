@@ -271,7 +271,7 @@ class ClientIO:
                 await self._wait_for_room()
 
     async def _wait_for_room(self) -> None:
-        """Leaves the rest to the server's slow-reader limits, unless an answer is awaited: it may be behind the events."""
+        """Leaves the rest to the server's slow-reader limits, unless an answer is awaited: it may be behind events."""
         self.state.pause()
         while self.inbox.crowded and not self._answers:
             self._may_read.clear()
