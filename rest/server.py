@@ -82,10 +82,10 @@ class Connection(web.RequestHandler):
 
     def handle_error(
         self,
-        request: web.BaseRequest,  # noqa: ARG002
+        request: web.BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002  # it quotes the request, and so perhaps a token
+        message: str | None = None,  # it quotes the request, and so perhaps a token
     ) -> web.StreamResponse:
         """The answer to what is no HTTP, or to what no handler caught."""
         if status == 500:
