@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import sys
+from typing import Any, TextIO
 
 import click
 import uvloop
@@ -52,14 +53,14 @@ def serve() -> None:
     """Start the server, and run until SIGTERM or Ctrl-C."""
     from gateway.__main__ import serve as run  # the wiring imports everything; the other commands need little
 
-    config = _config()
+    config = _config(sys.stdout)
     uvloop.run(run(config))
 
 
 @main.command(name="migrate")
 def migrate_() -> None:
     """Bring the database's schema up to date."""
-    for name in asyncio.run(_migrate(_config())) or ["nothing to do"]:
+    for name in asyncio.run(_migrate(_config(sys.stderr))) or ["nothing to do"]:
         click.echo(name)
 
 
@@ -71,7 +72,7 @@ def keys() -> None:
 @keys.command()
 def show() -> None:
     """List the ids of the keys, newest first. Secrets are not shown."""
-    config = _config()
+    config = _config(sys.stderr)
     _print_ids(
         keyfile.load_keys(
             config.key_directory, config.master_keys, config.jwt_keys, config.refresh_secret, config.production
@@ -81,8 +82,8 @@ def show() -> None:
 
 @keys.command()
 def rotate() -> None:
-    """Put new keys in front of the old ones. A running server takes them when it is restarted."""
-    config = _config()
+    """Put new keys in front of the old ones. A running server takes them on SIGHUP."""
+    config = _config(sys.stderr)
     if config.production or config.master_keys or config.jwt_keys:
         raise ConfigError(
             "Keys that come from PARLEY_MASTER_KEYS and PARLEY_JWT_KEYS are rotated there: put a new one in front."
@@ -91,9 +92,9 @@ def rotate() -> None:
     _print_ids(keyfile.rotate(config.key_directory))
 
 
-def _config() -> Config:
+def _config(log: TextIO) -> Config:
     config = Config.from_env()
-    logs.set_up(config.log_level)
+    logs.set_up(config.log_level, log)
     return config
 
 

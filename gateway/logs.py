@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line, on stdout.
+"""Logs: one JSON object a line.
 
 Nothing that a user typed and no request's query string is logged anywhere: a
 query may hold `token=`. So the access logs of the libraries stay off.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -45,8 +44,8 @@ class JsonFormatter(logging.Formatter):
             return json.dumps(fields, default=str)
 
 
-def set_up(level: str, stream: TextIO = sys.stdout) -> None:
-    """Sends the logs of the whole process to `stream`, from `level` (a name of LOG_LEVELS) on."""
+def set_up(level: str, stream: TextIO) -> None:
+    """Sends the logs of the whole process to `stream`, from `level` (one of LOG_LEVELS) on."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from uuid import uuid4
@@ -30,6 +31,18 @@ async def _migrate(url: str) -> None:
     connection = await asyncpg.connect(url)
     await migrate(connection)
     await connection.close()
+
+
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """Lets a test set up logging for the whole process; afterwards it is as it was."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers.clear()
+    yield
+    logging.captureWarnings(False)
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture

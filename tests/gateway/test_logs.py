@@ -2,7 +2,6 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
 
 import pytest
 
@@ -10,17 +9,11 @@ from gateway import logs
 
 
 @pytest.fixture
-def lines() -> Iterator[io.StringIO]:
-    """Where the process logs to, at level info; the test runner's own handlers come back afterwards."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    root.handlers.clear()
+def lines(own_logging: None) -> io.StringIO:
+    """Where the process logs to, at level info."""
     stream = io.StringIO()
     logs.set_up("info", stream)
-    yield stream
-    logging.captureWarnings(False)
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    return stream
 
 
 def test_one_object_a_line(lines: io.StringIO) -> None:

@@ -1,0 +1,18 @@
+# docker build -t parley . && docker run -p 8000:8000 -v parley:/data parley
+
+FROM python:3.13-slim AS build
+COPY . /source
+RUN python -m venv /opt/parley && /opt/parley/bin/pip install --no-cache-dir /source
+
+FROM python:3.13-slim
+# A number, so that an orchestrator can tell that it is not root.
+RUN useradd --uid 10001 --home-dir /data --create-home --shell /usr/sbin/nologin parley
+COPY --from=build /opt/parley /opt/parley
+ENV PATH=/opt/parley/bin:$PATH PARLEY_HTTP=0.0.0.0:8000 PARLEY_DATA=/data
+USER 10001
+VOLUME /data
+EXPOSE 8000
+HEALTHCHECK --start-period=30s --interval=10s --timeout=5s \
+    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/health/live', timeout=4)"]
+ENTRYPOINT ["parley"]
+CMD ["serve"]
