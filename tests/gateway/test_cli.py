@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ class Cli:
 
 
 @pytest.fixture
-def cli(tmp_path: Path, own_logging: None) -> Iterator[Cli]:
+def cli(tmp_path: Path, own_logging: None) -> Cli:
     """The command line on an empty data directory."""
     return Cli(tmp_path / "data")
 
