@@ -58,6 +58,9 @@ class Metrics:
             Counter("parley_outbox_drops", "Events kept from slow readers", ["why"], registry=registry)
         )
         self._resumes = _Children(Counter("parley_resumes", "Resumes by verdict", ["verdict"], registry=registry))
+        self._closes = _Children(
+            Counter("parley_closes", "Connections closed by the server, by reason", ["reason"], registry=registry)
+        )
         self._syncs = _Children(Counter("parley_syncs", "Synced chatrooms by verdict", ["verdict"], registry=registry))
         self._batches = Histogram(
             "parley_commit_batch_size", "Durable events a commit", buckets=_BATCH, registry=registry
@@ -96,6 +99,10 @@ class Metrics:
     def resumed(self, verdict: str) -> None:
         """A client asked to resume: `resumed`, or the reason of the reset."""
         self._resumes[verdict,].inc()
+
+    def closed(self, reason: str) -> None:
+        """The server closed a connection, for one of the reasons in the table of close codes."""
+        self._closes[reason,].inc()
 
     def sync(self, verdict: str) -> None:
         """A chatroom was synced, with this verdict."""

@@ -12,6 +12,7 @@ from uuid import UUID
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from protocol.models import (
+    NO_NUL,
     ChatroomKind,
     ClientId,
     Content,
@@ -149,7 +150,7 @@ class ListChatrooms(Command, frozen=True):
 
     page: PageNumber = 1
     limit: PageLimit = 20
-    search: Annotated[str, Meta(max_length=100)] | None = None
+    search: Annotated[str, Meta(max_length=100, pattern=NO_NUL)] | None = None
 
 
 class GetChatroom(Command, frozen=True):
@@ -214,14 +215,14 @@ class Register(Command, frozen=True):
     email: Email
     password: Password
     display_name: Name | None = None
-    public_key: Annotated[str, Meta(max_length=8192)] | None = None
+    public_key: Annotated[str, Meta(max_length=8192, pattern=NO_NUL)] | None = None
     client_type: Literal["web", "mobile"] = "web"
 
 
 class Login(Command, frozen=True):
     """Signs in with a user name or an e-mail address. `client_type` sets the life of the refresh token."""
 
-    username: Annotated[str, Meta(min_length=1, max_length=254)]
+    username: Annotated[str, Meta(min_length=1, max_length=254, pattern=NO_NUL)]
     password: Annotated[str, Meta(min_length=1, max_length=1024)]
     client_type: Literal["web", "mobile"] = "web"
 
@@ -244,8 +245,8 @@ class UpdateAccount(Command, frozen=True):
     """Changes the fields that are given; null clears an optional one."""
 
     display_name: Name | UnsetType = UNSET
-    avatar_url: Annotated[str, Meta(max_length=2048)] | UnsetType | None = UNSET
-    public_key: Annotated[str, Meta(max_length=8192)] | UnsetType | None = UNSET
+    avatar_url: Annotated[str, Meta(max_length=2048, pattern=NO_NUL)] | UnsetType | None = UNSET
+    public_key: Annotated[str, Meta(max_length=8192, pattern=NO_NUL)] | UnsetType | None = UNSET
 
 
 class GetUser(Command, frozen=True):
@@ -257,7 +258,7 @@ class GetUser(Command, frozen=True):
 class SearchUsers(Command, frozen=True):
     """Finds users whose user name or display name begins with the words given."""
 
-    search: Annotated[str, Meta(min_length=1, max_length=100)]
+    search: Annotated[str, Meta(min_length=1, max_length=100, pattern=NO_NUL)]
     page: PageNumber = 1
     limit: PageLimit = 20
 

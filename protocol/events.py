@@ -169,7 +169,6 @@ class Pong(Event, frozen=True):
     """Answer to `ping`: how many of the client's frames the session has taken."""
 
     handled: int
-    heads: dict[UUID, int] | None = None
 
 
 class Lagging(Event, frozen=True):

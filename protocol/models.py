@@ -13,9 +13,14 @@ ChatroomKind = Literal["group", "direct"]
 MessageType = Literal["text", "image", "file", "system"]
 Verdict = Literal["complete", "too_long", "not_member"]
 
-Name = Annotated[str, Meta(min_length=1, max_length=100, description="1 to 100 characters")]
-Description = Annotated[str, Meta(max_length=500, description="at most 500 characters")]
-ClientId = Annotated[str, Meta(min_length=1, max_length=64, description="chosen by the sender, unique per chatroom")]
+NO_NUL = r"^[^\x00]*$"
+"""PostgreSQL's text holds every character but this one."""
+
+Name = Annotated[str, Meta(min_length=1, max_length=100, pattern=NO_NUL, description="1 to 100 characters")]
+Description = Annotated[str, Meta(max_length=500, pattern=NO_NUL, description="at most 500 characters")]
+ClientId = Annotated[
+    str, Meta(min_length=1, max_length=64, pattern=NO_NUL, description="chosen by the sender, unique per chatroom")
+]
 PageNumber = Annotated[int, Meta(ge=1, le=1_000_000)]
 PageLimit = Annotated[int, Meta(ge=1, le=100)]
 

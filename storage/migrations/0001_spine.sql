@@ -59,7 +59,7 @@ CREATE TABLE chatrooms (
     created_at           timestamptz NOT NULL,
     updated_at           timestamptz NOT NULL,
     deleted_at           timestamptz
-);
+) WITH (fillfactor = 70);  -- each message updates its row: leave room to do so in place
 
 -- A direct chatroom between the same two people exists once.
 CREATE TABLE direct_chatrooms (
@@ -106,9 +106,9 @@ CREATE TABLE messages (
     created_at   timestamptz NOT NULL,
     edited_at    timestamptz,
     PRIMARY KEY (chatroom_id, seq),
-    UNIQUE (chatroom_id, id)
+    UNIQUE (chatroom_id, id),
+    UNIQUE (chatroom_id, sender_id, client_id)  -- a retry finds the first message; null is never equal
 );
-CREATE UNIQUE INDEX messages_client_id ON messages (chatroom_id, sender_id, client_id) WHERE client_id IS NOT NULL;
 
 -- What sync replays. `adds` and `removes` name the users who begin or cease to hear the chatroom with this event.
 CREATE TABLE events (

@@ -1,0 +1,189 @@
+"""Wiring, and nothing else: settings, storage, hub, doors; then run until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+
+from crypto import keyfile
+from crypto.keyfile import Keys
+from crypto.passwords import Passwords
+from crypto.sealing import MasterKeys
+from crypto.tokens import AccessTokens, RefreshTokens
+from gateway.chat import Chat
+from gateway.config import Config
+from gateway.door import Door
+from gateway.drain import drain
+from gateway.front_door import FrontDoor
+from gateway.housekeeping import Housekeeping
+from gateway.hub import Hub
+from gateway.metrics import Metrics
+from gateway.presence import Presence
+from gateway.repair import Repair
+from gateway.services import Services
+from gateway.websocket import WebSocketPump, websocket_wires
+from gateway.wheel import Wheel
+from protocol.errors import ChatError
+from rest.app import make_app
+from rest.server import HttpServer
+from rest.settings import RestSettings
+from storage.bus import LocalBus
+from storage.database import Database, migrate
+from storage.embedded import database_url
+from storage.journal import Journal
+from storage.room_keys import RoomKeys, rewrap
+
+log = logging.getLogger("parley")
+
+
+async def serve(config: Config) -> None:
+    """Runs one Parley process until SIGTERM or SIGINT, then drains it."""
+    keys = load_keys(config)
+    async with database_url(config.database_url, config.data) as url, _database(config, url) as database:
+        await _run(config, database, keys)
+
+
+def load_keys(config: Config) -> Keys:
+    """The secrets of this process. Raises crypto.keyfile.SecretError, naming the setting."""
+    return keyfile.load_keys(
+        config.data / "keys", config.master_keys, config.jwt_keys, config.refresh_secret, config.production
+    )
+
+
+@contextlib.asynccontextmanager
+async def _database(config: Config, url: str) -> AsyncIterator[Database]:
+    database = await Database.open(url, config.database_pool)
+    try:
+        async with database.acquire() as conn:
+            for name in await migrate(conn):
+                log.info("migrated", extra={"migration": name})
+        yield database
+    finally:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(database.close(), 5)
+
+
+async def _run(config: Config, database: Database, keys: Keys) -> None:
+    metrics, wheel, bus = Metrics(), Wheel(), LocalBus()
+    hub = Hub(metrics)
+    presence = Presence(hub, wheel, config.presence_grace)
+    room_keys = RoomKeys(database, MasterKeys(keys.master))
+    repair = Repair(hub, database, room_keys)
+    bus.listen(hub.deliver)
+    services = Services(
+        config=config,
+        database=database,
+        journal=Journal(database, bus.publish, repair.doubt, metrics.committed),
+        hub=hub,
+        room_keys=room_keys,
+        passwords=Passwords(config.limit_password_hashes, config.limit_password_queue),
+        access_tokens=AccessTokens(keys.jwt_pems, config.issuer, config.access_token_life),
+        refresh_tokens=RefreshTokens(keys.refresh_secret),
+        metrics=metrics,
+    )
+    chat = Chat(services)
+    door = Door(config, hub, chat, database, wheel, presence, metrics)
+    metrics.watch_sessions(lambda: len(hub.links), lambda: len(hub.sessions) - len(hub.links))
+    housekeeping = Housekeeping(metrics.watch_loop, repair.sweep_forever, services)
+    reload = _Reload(config, services)
+    async with _listening(config, door, chat, metrics) as server, housekeeping:
+        _announce(config, server)
+        await _until_told_to_stop(reload)
+        await drain(services, chat, server, config.drain)
+    wheel.stop()
+    services.passwords.close()
+
+
+@contextlib.asynccontextmanager
+async def _listening(config: Config, door: Door, chat: Chat, metrics: Metrics) -> AsyncIterator[asyncio.Server]:
+    wires = websocket_wires()
+    http = await HttpServer.start(
+        make_app(chat, _rest_settings(config), metrics.render, metrics.request), _rest_settings(config)
+    )
+    host, port = config.http_address
+    server = await asyncio.get_running_loop().create_server(
+        lambda: FrontDoor(
+            lambda: WebSocketPump(door, wires, config.origins), http, door.wheel, config.http_header_deadline
+        ),
+        host,
+        port,
+        backlog=4096,  # a storm of reconnects must not be refused by the kernel
+    )
+    try:
+        yield server
+    finally:
+        server.close()
+        await http.stop(grace=2.0)
+
+
+def _rest_settings(config: Config) -> RestSettings:
+    return RestSettings(
+        version=version("parley"),
+        public_url=f"http://{config.http}",
+        requests_per_minute=config.limit_requests,
+        body_limit=config.limit_body,
+        body_deadline=config.http_body_deadline,
+        header_deadline=config.http_header_deadline,
+        keep_alive=config.http_keep_alive,
+        origins=config.origins,
+    )
+
+
+def _announce(config: Config, server: asyncio.Server) -> None:
+    """What to do next, for whoever looks at the terminal."""
+    host, port = server.sockets[0].getsockname()[:2]
+    url = f"http://{host}:{port}"
+    log.info("listening", extra={"http": url, "websocket": f"ws://{host}:{port}/ws"})
+    print(WELCOME.format(url=url, ws=f"ws://{host}:{port}/ws", data=config.data.absolute()), flush=True)  # noqa: T201
+
+
+WELCOME = """
+Parley is running.
+  HTTP        {url}          documentation: {url}/api/docs
+  WebSocket   {ws}
+  Data        {data}
+
+Try it, in another terminal:
+  curl -s {url}/auth/register -H 'Content-Type: application/json' \\
+    -d '{{"username": "ann", "email": "ann@example.com", "password": "correct horse", "display_name": "Ann"}}'
+
+Ctrl-C stops it.
+"""
+
+
+async def _until_told_to_stop(reload: _Reload) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, reload.soon)
+    await stop.wait()
+
+
+class _Reload:
+    """SIGHUP: takes rotated keys without a restart, and wraps all room keys under the newest master key."""
+
+    def __init__(self, config: Config, services: Services) -> None:
+        self._config = config
+        self._services = services
+        self._task: asyncio.Task[None] | None = None
+
+    def soon(self) -> None:
+        self._task = asyncio.create_task(self._reload())
+
+    async def _reload(self) -> None:
+        try:
+            keys = load_keys(self._config)
+            master = MasterKeys(keys.master)
+            self._services.access_tokens.replace(keys.jwt_pems)
+            self._services.room_keys.replace(master)
+            async with self._services.database.transaction() as conn:
+                rewrapped = await rewrap(conn, master)
+        except (keyfile.SecretError, ChatError):
+            log.exception("the keys could not be reloaded; the old ones stay")
+            return
+        log.info("keys reloaded", extra={"rewrapped": rewrapped})

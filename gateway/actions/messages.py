@@ -1,0 +1,236 @@
+"""Writing and reading messages, and the read position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from math import ceil
+from typing import Any
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from gateway.actor import Actor
+from gateway.services import Services
+from protocol.commands import FetchMessages, MessageRead, SendMessage
+from protocol.errors import ChatError
+from protocol.events import MessageReceived, MessageSent, MessagesFetched, ReadPosition, ReadReceipt
+from protocol.models import Content, Message, Pagination
+from storage import messages, rooms
+from storage.database import Connection
+from storage.journal import CommittedEvent, Decision, Facts
+from storage.messages import StoredMessage
+from storage.room_keys import MessageBody, RoomKey
+
+# --- rules -----------------------------------------------------------------------------------
+
+
+def check_length(content: Content, limit: int) -> None:
+    """Text and encrypted data may have `limit` bytes of UTF-8."""
+    text = content if isinstance(content, str) else content.encrypted_data
+    if not text:
+        raise ChatError("VALIDATION_INVALID_VALUE", "A message needs content.", details={"field": "content"})
+    if len(text) * 4 > limit and len(text.encode()) > limit:
+        raise ChatError("MESSAGE_TOO_LONG", f"A message may have {limit} bytes.", details={"limit": limit})
+
+
+def check_may_send(facts: Facts, content: Content) -> None:
+    """Only members write; an encrypted chatroom takes no text; a reply answers a message of the same chatroom."""
+    if facts.room is None or facts.role is None:
+        raise ChatError("CHATROOM_NOT_FOUND")
+    if facts.room.encryption_enabled and isinstance(content, str):
+        raise ChatError("MESSAGE_ENCRYPTION_FAILED")
+    if not facts.reply_exists:
+        raise ChatError("MESSAGE_NOT_FOUND", "There is no such message to reply to.", details={"field": "reply_to"})
+
+
+# --- sending ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """A SendMessage on its way through the journal."""
+
+    command: SendMessage
+    sender_id: UUID
+    key: RoomKey
+
+    @property
+    def chatroom_id(self) -> UUID:
+        """Where it goes."""
+        return self.command.chatroom_id
+
+    @property
+    def client_id(self) -> str | None:
+        """The sender's own id of it."""
+        return self.command.client_id
+
+    @property
+    def reply_to(self) -> UUID | None:
+        """The message it answers."""
+        return self.command.reply_to
+
+    def decide(self, facts: Facts) -> Decision:
+        """The rules first; then the message of an earlier try, or a new one."""
+        if facts.duplicate is None:
+            check_may_send(facts, self.command.content)
+            return self._write(facts)
+        if facts.role is None or facts.sender is None:
+            raise ChatError("CHATROOM_NOT_FOUND")
+        first = messages.open_message(facts.duplicate, facts.sender, self.key)
+        return Decision(MessageSent(message=first, client_id=self.client_id, duplicate=True))
+
+    def _write(self, facts: Facts) -> Decision:
+        stored = self._seal(facts)
+        assert facts.sender is not None
+        message = Message(
+            id=stored.id,
+            chatroom_id=stored.chatroom_id,
+            seq=stored.seq,
+            user_id=self.sender_id,
+            username=facts.sender.username,
+            display_name=facts.sender.display_name,
+            avatar_url=facts.sender.avatar_url,
+            content=self.command.content,
+            message_type=stored.message_type,
+            reply_to=stored.reply_to,
+            created_at=stored.created_at,
+        )
+        event = CommittedEvent(stored.chatroom_id, stored.seq, "message_received", MessageReceived(message=message))
+        return Decision(MessageSent(message=message, client_id=self.client_id), stored, event)
+
+    def _seal(self, facts: Facts) -> StoredMessage:
+        command = self.command
+        id = uuid7()
+        version, nonce, sealed = self.key.seal(id, self.sender_id, MessageBody(command.content))
+        return StoredMessage(
+            chatroom_id=command.chatroom_id,
+            seq=facts.seq,
+            id=id,
+            sender_id=self.sender_id,
+            client_id=command.client_id,
+            message_type=command.message_type,
+            reply_to=command.reply_to,
+            key_version=version,
+            nonce=nonce,
+            sealed=sealed,
+            created_at=_time_of(id),
+        )
+
+
+def _time_of(id: UUID) -> datetime:
+    """The moment in a UUIDv7, so that a time and an id order messages alike."""
+    seconds, milliseconds = divmod(id.int >> 80, 1000)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=milliseconds * 1000)
+
+
+def begin_send(services: Services, actor: Actor, command: SendMessage) -> Sending | None:
+    """The send, ready for the journal; None while the chatroom's key is not at hand."""
+    check_length(command.content, services.config.limit_text)
+    key = services.room_keys.cached(command.chatroom_id)
+    return Sending(command, actor.user.id, key) if key else None
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+async def fetch_messages(services: Services, actor: Actor, command: FetchMessages) -> MessagesFetched:
+    """A page of history, opened."""
+    if command.before is not None and command.after is not None:
+        raise ChatError("VALIDATION_INVALID_VALUE", "Give before or after, not both.", details={"field": "after"})
+    key = await services.room_keys.get(command.chatroom_id)
+    async with services.database.acquire() as conn:
+        total = await rooms.message_count(conn, command.chatroom_id, actor.user.id)
+        if total is None:
+            raise ChatError("CHATROOM_NOT_FOUND")
+        rows = await _page(conn, command)
+    has_more = len(rows) > command.limit
+    return MessagesFetched(
+        messages=messages.open_rows(rows[: command.limit], key),
+        pagination=Pagination(
+            page=command.page, limit=command.limit, total=total, pages=ceil(total / command.limit), has_more=has_more
+        ),
+    )
+
+
+async def _page(conn: Connection, command: FetchMessages) -> list[Any]:
+    """One row more than the page has, to know whether there is a next one."""
+    skip = (command.page - 1) * command.limit
+    if command.after is not None:
+        after = await _seq_at(conn, command.chatroom_id, "after", command.after)
+        return await messages.page_after(conn, command.chatroom_id, after, command.limit + 1, skip)
+    before = None
+    if command.before is not None:
+        before = await _seq_at(conn, command.chatroom_id, "before", command.before)
+    return await messages.page_before(conn, command.chatroom_id, before, command.limit + 1, skip)
+
+
+async def _seq_at(conn: Connection, chatroom_id: UUID, field: str, cursor: str | int) -> int:
+    """The seq that a cursor means: itself, that of a message, or the border of a moment."""
+    match parse_cursor(field, cursor):
+        case int(seq):
+            return seq
+        case UUID() as message_id:
+            found = await messages.seq_of(conn, chatroom_id, message_id)
+            if found is None:
+                raise ChatError("MESSAGE_NOT_FOUND", details={"field": field})
+            return found
+        case moment:
+            if field == "before":
+                return await messages.last_seq_before(conn, chatroom_id, moment) + 1
+            return await messages.last_seq_before(conn, chatroom_id, moment + timedelta(milliseconds=1))
+
+
+def parse_cursor(field: str, cursor: str | int) -> int | UUID | datetime:
+    """A cursor as what it is: a seq, a message id, or a time. Raises ChatError for anything else."""
+    if isinstance(cursor, int) or cursor.isdecimal():
+        if 0 <= int(cursor) < 2**63:
+            return int(cursor)
+        raise ChatError("VALIDATION_INVALID_VALUE", "Expected a seq of at least 0.", details={"field": field})
+    for parse in (UUID, _parse_time):
+        try:
+            return parse(cursor)
+        except (ValueError, OverflowError):
+            continue
+    raise ChatError(
+        "VALIDATION_INVALID_FORMAT", "Expected a seq, a message id or an ISO 8601 time.", details={"field": field}
+    )
+
+
+def _parse_time(text: str) -> datetime:
+    moment = datetime.fromisoformat(text.replace(" ", "+"))  # a plus sign arrives as a space in a query string
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return aware.astimezone(UTC)
+
+
+async def message_read(services: Services, actor: Actor, command: MessageRead) -> ReadPosition:
+    """Moves the read position and tells those who have the room open."""
+    if command.message_id is None and command.seq is None:
+        raise ChatError("VALIDATION_REQUIRED_FIELD", "Give message_id or seq.", details={"field": "message_id"})
+    now = datetime.now(UTC)
+    async with services.database.transaction() as conn:
+        seq = await _read_seq(conn, command, actor.user.id)
+        row = await rooms.advance_read(conn, command.chatroom_id, actor.user.id, seq, now)
+    if row is None:
+        raise ChatError("CHATROOM_NOT_FOUND")
+    position = ReadPosition(
+        chatroom_id=command.chatroom_id, last_read_seq=row["last_read_seq"], unread_count=row["unread_count"]
+    )
+    if row["moved"]:
+        receipt = ReadReceipt(
+            chatroom_id=command.chatroom_id, user_id=actor.user.id, seq=position.last_read_seq, read_at=now
+        )
+        services.hub.tell_openers(command.chatroom_id, "read_receipt", receipt)
+    return position
+
+
+async def _read_seq(conn: Connection, command: MessageRead, user_id: UUID) -> int:
+    if command.message_id is None:
+        assert command.seq is not None
+        return command.seq
+    if await rooms.role_of(conn, command.chatroom_id, user_id) is None:
+        raise ChatError("CHATROOM_NOT_FOUND")
+    seq = await messages.seq_of(conn, command.chatroom_id, command.message_id)
+    if seq is None:
+        raise ChatError("MESSAGE_NOT_FOUND")
+    return seq

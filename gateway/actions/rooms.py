@@ -1,0 +1,434 @@
+"""Chatrooms and their members: rules first, then what each command does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from math import ceil
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET
+from uuid_utils.compat import uuid7
+
+from gateway.actor import Actor
+from gateway.services import Services
+from protocol.commands import (
+    AddMembers,
+    CreateChatroom,
+    DeleteChatroom,
+    GetChatroom,
+    LeaveMembership,
+    ListChatrooms,
+    RemoveMember,
+    UpdateChatroom,
+    UpdateMember,
+)
+from protocol.errors import ChatError
+from protocol.events import (
+    ChatroomChanged,
+    ChatroomCreated,
+    ChatroomDeleted,
+    ChatroomFetched,
+    ChatroomsListed,
+    ChatroomUpdated,
+    Done,
+    Event,
+    MembersAdded,
+    MemberUpdated,
+    UserJoined,
+    UserLeft,
+)
+from protocol.models import Chatroom, ChatroomSummary, Member, Message, Pagination, Role, User
+from storage import messages, rooms
+from storage.database import Connection
+from storage.journal import Changed, CommittedEvent, RoomRow
+
+# --- rules -----------------------------------------------------------------------------------
+
+
+def check_member(room: RoomRow | None, role: Role | None) -> tuple[RoomRow, Role]:
+    """Outsiders can't tell a chatroom that is not theirs from one that does not exist."""
+    if room is None or role is None:
+        raise ChatError("CHATROOM_NOT_FOUND")
+    return room, role
+
+
+def check_group(room: RoomRow) -> None:
+    """The two of a direct chatroom are fixed."""
+    if room.kind == "direct":
+        raise ChatError("CHATROOM_ACCESS_DENIED", "A direct chatroom has no other members and no settings.")
+
+
+def check_moderator(role: Role) -> None:
+    """Owners and moderators manage a chatroom."""
+    if role not in ("owner", "moderator"):
+        raise ChatError("RESOURCE_ACCESS_DENIED", "Only the owner and moderators may do this.")
+
+
+def check_owner(role: Role) -> None:
+    """Some things are for the owner alone."""
+    if role != "owner":
+        raise ChatError("CHATROOM_OWNER_REQUIRED")
+
+
+def check_may_remove(actor: Role, target: Role | None) -> None:
+    """The owner removes anyone, a moderator removes members."""
+    if target is None:
+        raise ChatError("RESOURCE_NOT_FOUND", "This user is not a member.", details={"field": "user_id"})
+    check_moderator(actor)
+    if target == "owner" or (target == "moderator" and actor != "owner"):
+        raise ChatError("RESOURCE_ACCESS_DENIED", "Your role does not allow to remove this member.")
+
+
+def check_capacity(room: RoomRow, newcomers: int) -> None:
+    """A chatroom has at most `max_members` members."""
+    if room.member_count + newcomers > room.max_members:
+        raise ChatError("CHATROOM_FULL", details={"max_members": room.max_members})
+
+
+def check_new(command: CreateChatroom, actor_id: UUID) -> None:
+    """A group has a name and fits its members; a direct chatroom names exactly one other user."""
+    others = set(command.user_ids) - {actor_id}
+    if command.kind == "direct" and (len(others) != 1 or len(command.user_ids) != 1):
+        raise ChatError(
+            "VALIDATION_INVALID_VALUE", "A direct chatroom is with one other user.", details={"field": "user_ids"}
+        )
+    if command.kind == "group" and command.name is None:
+        raise ChatError("VALIDATION_REQUIRED_FIELD", "A group needs a name.", details={"field": "name"})
+    if command.kind == "group" and len(others) + 1 > command.max_members:
+        raise ChatError("CHATROOM_FULL", details={"max_members": command.max_members})
+
+
+# --- creating --------------------------------------------------------------------------------
+
+
+async def create_chatroom(services: Services, actor: Actor, command: CreateChatroom) -> ChatroomChanged:
+    """Makes a chatroom with its members and its key; a direct one that exists already is given instead."""
+    check_new(command, actor.user.id)
+    chatroom_id = uuid7()
+    creation = _Creation(services, actor.user, command, chatroom_id)
+    result: ChatroomChanged = await services.journal.change(chatroom_id, creation.run)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Creation:
+    services: Services
+    creator: User
+    command: CreateChatroom
+    chatroom_id: UUID
+
+    async def run(self, conn: Connection, _: RoomRow | None, now: datetime) -> Changed:
+        users = await _existing(conn, [*self.command.user_ids, self.creator.id])
+        room = self._room(users, now)
+        await rooms.insert(conn, room)
+        if self.command.kind == "direct":
+            claimed = await rooms.claim_direct(conn, self.creator.id, self.command.user_ids[0], room.id)
+            if claimed != room.id:
+                await rooms.discard(conn, room.id)
+                return await self._existing_direct(conn, claimed)
+        await self.services.room_keys.create(conn, room.id, now)
+        await rooms.add_members(conn, room.id, self._roles(users), now, last_read_seq=1)
+        return await self._created(conn, room)
+
+    def _room(self, users: dict[UUID, User], now: datetime) -> Chatroom:
+        command = self.command
+        direct = command.kind == "direct"
+        return Chatroom(
+            id=self.chatroom_id,
+            kind=command.kind,
+            name=command.name or " and ".join(sorted(user.display_name for user in users.values()))[:100],
+            description=command.description,
+            owner_id=None if direct else self.creator.id,
+            is_private=True if direct else command.is_private,
+            max_members=2 if direct else command.max_members,
+            member_count=len(users),
+            encryption_enabled=command.encryption_enabled,
+            auto_summary_enabled=command.auto_summary_enabled,
+            summary_threshold=command.summary_threshold,
+            seq=1,
+            created_at=now,
+            updated_at=now,
+        )
+
+    def _roles(self, users: dict[UUID, User]) -> dict[UUID, Role]:
+        owner: Role = "member" if self.command.kind == "direct" else "owner"
+        return {user_id: owner if user_id == self.creator.id else "member" for user_id in users}
+
+    async def _created(self, conn: Connection, room: Chatroom) -> Changed:
+        members = await rooms.members_of(conn, room.id)
+        event = CommittedEvent(
+            room.id,
+            1,
+            "chatroom_created",
+            ChatroomCreated(chatroom=room, members=members),
+            adds=tuple(member.user_id for member in members),
+        )
+        return Changed(ChatroomChanged(chatroom=room, seq=1), [event])
+
+    async def _existing_direct(self, conn: Connection, chatroom_id: UUID) -> Changed:
+        found = await rooms.get_for(conn, chatroom_id, self.creator.id)
+        if found is None:
+            raise ChatError("CHATROOM_NOT_FOUND")
+        return Changed(ChatroomChanged(chatroom=found[0], seq=found[0].seq, created=False))
+
+
+async def _existing(conn: Connection, user_ids: Sequence[UUID]) -> dict[UUID, User]:
+    users = await rooms.existing_users(conn, user_ids)
+    if missing := [str(user_id) for user_id in dict.fromkeys(user_ids) if user_id not in users]:
+        raise ChatError("AUTH_USER_NOT_FOUND", details={"field": "user_ids", "missing": missing})
+    return users
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+async def list_chatrooms(services: Services, actor: Actor, command: ListChatrooms) -> ChatroomsListed:
+    """A page of the user's chatrooms, each with its last message."""
+    async with services.database.acquire() as conn:
+        rows, total = await rooms.list_for(
+            conn, actor.user.id, command.search, command.limit, (command.page - 1) * command.limit
+        )
+        newest = await messages.newest_of_each(conn, [row["id"] for row in rows])
+    last = await _last_messages(services, newest)
+    pages = ceil(total / command.limit)
+    return ChatroomsListed(
+        chatrooms=tuple(_summary(row, last.get(row["id"])) for row in rows),
+        pagination=Pagination(
+            page=command.page, limit=command.limit, total=total, pages=pages, has_more=command.page < pages
+        ),
+    )
+
+
+async def _last_messages(services: Services, rows: list[Any]) -> dict[UUID, Message]:
+    last: dict[UUID, Message] = {}
+    for row in rows:
+        key = await services.room_keys.get(row["chatroom_id"])
+        last[row["chatroom_id"]] = messages.open_message(messages.stored_message(row), messages.sender_of(row), key)
+    return last
+
+
+def _summary(row: Any, last_message: Message | None) -> ChatroomSummary:
+    return ChatroomSummary(
+        id=row["id"],
+        kind=row["kind"],
+        name=row["name"],
+        description=row["description"],
+        is_private=row["is_private"],
+        member_count=row["member_count"],
+        encryption_enabled=row["encryption_enabled"],
+        last_message=last_message,
+        unread_count=row["unread_count"],
+        role=row["role"],
+        joined_at=row["joined_at"],
+        last_read_seq=row["last_read_seq"],
+        seq=row["last_seq"],
+    )
+
+
+async def get_chatroom(services: Services, actor: Actor, command: GetChatroom) -> ChatroomFetched:
+    """A chatroom with its members and who of them is online."""
+    async with services.database.acquire() as conn:
+        found = await rooms.get_for(conn, command.chatroom_id, actor.user.id)
+        if found is None:
+            raise ChatError("CHATROOM_NOT_FOUND")
+        members = await rooms.members_of(conn, command.chatroom_id)
+    online = services.hub.is_online
+    return ChatroomFetched(
+        chatroom=found[0],
+        members=tuple(msgspec.structs.replace(m, is_online=online(m.user_id)) for m in members),
+        user_role=found[1],
+    )
+
+
+# --- changing --------------------------------------------------------------------------------
+
+
+async def update_chatroom(services: Services, actor: Actor, command: UpdateChatroom) -> ChatroomChanged:
+    """Sets what was given; owner and moderators only."""
+    changes = {
+        name: value
+        for name in UpdateChatroom.__struct_fields__
+        if name != "chatroom_id" and (value := getattr(command, name)) is not UNSET
+    }
+
+    async def change(conn: Connection, locked: RoomRow | None, now: datetime) -> Changed:
+        room, role = check_member(locked, await rooms.role_of(conn, command.chatroom_id, actor.user.id))
+        check_group(room)
+        check_moderator(role)
+        if not changes:
+            return Changed(ChatroomChanged(chatroom=await _reread(conn, room.id), seq=room.last_seq, created=False))
+        if changes.get("max_members", room.member_count) < room.member_count:
+            raise ChatError(
+                "VALIDATION_INVALID_VALUE", "There are more members than that.", details={"field": "max_members"}
+            )
+        await rooms.update(conn, room.id, changes, now)
+        updated = msgspec.structs.replace(await _reread(conn, room.id), seq=room.last_seq + 1)
+        event = _event(room, 1, "chatroom_updated", ChatroomUpdated(chatroom=updated))
+        return Changed(ChatroomChanged(chatroom=updated, seq=event.seq, created=False), [event])
+
+    result: ChatroomChanged = await services.journal.change(command.chatroom_id, change)
+    return result
+
+
+async def _reread(conn: Connection, chatroom_id: UUID) -> Chatroom:
+    room = await rooms.get(conn, chatroom_id)
+    if room is None:
+        raise ChatError("CHATROOM_NOT_FOUND")
+    return room
+
+
+def _event(
+    room: RoomRow,
+    after: int,
+    kind: str,
+    data: Event,
+    adds: tuple[UUID, ...] = (),
+    removes: tuple[UUID, ...] = (),
+) -> CommittedEvent:
+    return CommittedEvent(room.id, room.last_seq + after, kind, data, adds, removes)
+
+
+async def delete_chatroom(services: Services, actor: Actor, command: DeleteChatroom) -> Done:
+    """Deletes a chatroom, its members and its key."""
+
+    async def change(conn: Connection, locked: RoomRow | None, now: datetime) -> Changed:
+        room, role = check_member(locked, await rooms.role_of(conn, command.chatroom_id, actor.user.id))
+        check_group(room)
+        check_owner(role)
+        return await _delete(conn, room, actor.user.id, now)
+
+    done: Done = await services.journal.change(command.chatroom_id, change)
+    services.room_keys.forget(command.chatroom_id)
+    return done
+
+
+async def _delete(conn: Connection, room: RoomRow, user_id: UUID, now: datetime) -> Changed:
+    everyone = tuple(await rooms.member_ids(conn, room.id))
+    await rooms.mark_deleted(conn, room.id, now)
+    data = ChatroomDeleted(chatroom_id=room.id, user_id=user_id)
+    event = _event(room, 1, "chatroom_deleted", data, removes=everyone)
+    return Changed(Done(chatroom_id=room.id, seq=event.seq), [event])
+
+
+# --- members ---------------------------------------------------------------------------------
+
+
+async def add_members(services: Services, actor: Actor, command: AddMembers) -> MembersAdded:
+    """Adds users to a group; each newcomer is an event of its own."""
+
+    async def change(conn: Connection, locked: RoomRow | None, now: datetime) -> Changed:
+        room, role = check_member(locked, await rooms.role_of(conn, command.chatroom_id, actor.user.id))
+        check_group(room)
+        check_moderator(role)
+        users = await _existing(conn, command.user_ids)
+        return await _add(conn, room, users, now)
+
+    result: MembersAdded = await services.journal.change(command.chatroom_id, change)
+    return result
+
+
+async def _add(conn: Connection, room: RoomRow, users: dict[UUID, User], now: datetime) -> Changed:
+    present = {member.user_id for member in await rooms.members_of(conn, room.id, list(users))}
+    newcomers = {user_id: user for user_id, user in users.items() if user_id not in present}
+    check_capacity(room, len(newcomers))
+    roles: dict[UUID, Role] = dict.fromkeys(newcomers, "member")
+    await rooms.add_members(conn, room.id, roles, now, last_read_seq=room.last_seq)
+    added = await rooms.members_of(conn, room.id, list(newcomers))
+    chatroom = await _reread(conn, room.id)
+    events = [
+        _joined(room, place, member, newcomers[member.user_id], chatroom) for place, member in enumerate(added, 1)
+    ]
+    last = room.last_seq + len(events)
+    return Changed(MembersAdded(chatroom_id=room.id, added=added, seq=last), events)
+
+
+def _joined(room: RoomRow, place: int, member: Member, user: User, chatroom: Chatroom) -> CommittedEvent:
+    """The chatroom is told as it is after this very event, though several may join in one change."""
+    as_of = msgspec.structs.replace(chatroom, seq=room.last_seq + place, member_count=room.member_count + place)
+    data = UserJoined(chatroom_id=room.id, user=user, member=member, chatroom=as_of)
+    return _event(room, place, "user_joined", data, adds=(user.id,))
+
+
+async def update_member(services: Services, actor: Actor, command: UpdateMember) -> Done:
+    """Gives a member another role; a new owner makes the old one a moderator."""
+
+    async def change(conn: Connection, locked: RoomRow | None, now: datetime) -> Changed:
+        room, role = check_member(locked, await rooms.role_of(conn, command.chatroom_id, actor.user.id))
+        check_group(room)
+        check_owner(role)
+        target = await rooms.role_of(conn, room.id, command.user_id)
+        if target is None:
+            raise ChatError("RESOURCE_NOT_FOUND", "This user is not a member.", details={"field": "user_id"})
+        if target == command.role:
+            return Changed(Done(chatroom_id=room.id))
+        if target == "owner":
+            raise ChatError("VALIDATION_INVALID_VALUE", "Make someone else the owner.", details={"field": "role"})
+        return await _change_role(conn, room, actor.user.id, command)
+
+    done: Done = await services.journal.change(command.chatroom_id, change)
+    return done
+
+
+async def _change_role(conn: Connection, room: RoomRow, owner_id: UUID, command: UpdateMember) -> Changed:
+    roles: list[tuple[UUID, Role]] = [(command.user_id, command.role)]
+    if command.role == "owner":
+        await rooms.set_owner(conn, room.id, command.user_id)
+        roles.append((owner_id, "moderator"))
+    for user_id, role in roles:
+        await rooms.set_role(conn, room.id, user_id, role)
+    events = [_role_event(room, place, user_id, role) for place, (user_id, role) in enumerate(roles, 1)]
+    return Changed(Done(chatroom_id=room.id, seq=events[-1].seq), events)
+
+
+def _role_event(room: RoomRow, place: int, user_id: UUID, role: Role) -> CommittedEvent:
+    return _event(room, place, "member_updated", MemberUpdated(chatroom_id=room.id, user_id=user_id, role=role))
+
+
+async def remove_member(services: Services, actor: Actor, command: RemoveMember) -> Done:
+    """Removes a member, who hears of it as the chatroom's last event."""
+    if command.user_id == actor.user.id:
+        return await leave_membership(services, actor, LeaveMembership(chatroom_id=command.chatroom_id))
+
+    async def change(conn: Connection, locked: RoomRow | None, now: datetime) -> Changed:
+        room, role = check_member(locked, await rooms.role_of(conn, command.chatroom_id, actor.user.id))
+        check_group(room)
+        check_may_remove(role, await rooms.role_of(conn, room.id, command.user_id))
+        await rooms.remove_member(conn, room.id, command.user_id)
+        event = _left(room, 1, command.user_id, actor.user.id)
+        return Changed(Done(chatroom_id=room.id, seq=event.seq), [event])
+
+    done: Done = await services.journal.change(command.chatroom_id, change)
+    return done
+
+
+def _left(room: RoomRow, place: int, user_id: UUID, removed_by: UUID | None) -> CommittedEvent:
+    data = UserLeft(chatroom_id=room.id, user_id=user_id, removed_by=removed_by)
+    return _event(room, place, "user_left", data, removes=(user_id,))
+
+
+async def leave_membership(services: Services, actor: Actor, command: LeaveMembership) -> Done:
+    """Ends the user's own membership; the last to leave deletes the chatroom."""
+
+    async def change(conn: Connection, locked: RoomRow | None, now: datetime) -> Changed:
+        room, role = check_member(locked, await rooms.role_of(conn, command.chatroom_id, actor.user.id))
+        check_group(room)
+        if role != "owner":
+            return await _leave(conn, room, actor.user.id, [])
+        heir = await rooms.heir_of(conn, room.id, actor.user.id)
+        if heir is None:
+            return await _delete(conn, room, actor.user.id, now)
+        await rooms.set_owner(conn, room.id, heir)
+        return await _leave(conn, room, actor.user.id, [_role_event(room, 1, heir, "owner")])
+
+    done: Done = await services.journal.change(command.chatroom_id, change)
+    return done
+
+
+async def _leave(conn: Connection, room: RoomRow, user_id: UUID, first: list[CommittedEvent]) -> Changed:
+    await rooms.remove_member(conn, room.id, user_id)
+    event = _left(room, len(first) + 1, user_id, None)
+    return Changed(Done(chatroom_id=room.id, seq=event.seq), [*first, event])

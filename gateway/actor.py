@@ -1,0 +1,20 @@
+"""Who asks: a signed-in user, and the session if the command came through a socket."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from gateway.session import Session
+from protocol.models import User
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """A verified user. `sign_in_id` is the sign-in their token belongs to."""
+
+    user: User
+    sign_in_id: UUID
+    token_expires_at: datetime
+    session: Session | None = None

@@ -1,0 +1,138 @@
+"""The one way in, from every door: a command goes to its action, the answer comes back or a ChatError is raised."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from msgspec import Struct
+
+from gateway.actions import accounts, live, messages, rooms
+from gateway.actor import Actor
+from gateway.services import Services
+from protocol import commands
+from protocol.commands import Command, SendMessage
+from protocol.errors import ChatError
+from protocol.events import Event
+from storage.journal import Settle, settle_future
+
+log = logging.getLogger(__name__)
+
+Action = Callable[[Services, Any, Any], Awaitable[Struct | None]]
+
+ACTIONS: dict[type[Command], Action] = {
+    commands.Register: accounts.register,
+    commands.Login: accounts.login,
+    commands.Refresh: accounts.refresh,
+    commands.Logout: accounts.logout,
+    commands.GetAccount: accounts.get_account,
+    commands.UpdateAccount: accounts.update_account,
+    commands.GetUser: accounts.get_user,
+    commands.SearchUsers: accounts.search_users,
+    commands.CreateChatroom: rooms.create_chatroom,
+    commands.ListChatrooms: rooms.list_chatrooms,
+    commands.GetChatroom: rooms.get_chatroom,
+    commands.UpdateChatroom: rooms.update_chatroom,
+    commands.DeleteChatroom: rooms.delete_chatroom,
+    commands.AddMembers: rooms.add_members,
+    commands.UpdateMember: rooms.update_member,
+    commands.RemoveMember: rooms.remove_member,
+    commands.LeaveMembership: rooms.leave_membership,
+    commands.FetchMessages: messages.fetch_messages,
+    commands.MessageRead: messages.message_read,
+    commands.JoinChatroom: live.join_chatroom,
+    commands.LeaveChatroom: live.leave_chatroom,
+    commands.TypingStart: live.typing_start,
+    commands.TypingStop: live.typing_stop,
+    commands.Sync: live.sync,
+}
+"""What each command does. SendMessage alone goes straight to the journal."""
+
+ANONYMOUS = (commands.Register, commands.Login, commands.Refresh)
+"""Commands that need no signed-in user."""
+
+
+class Chat:
+    """Commands in, answers out."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self.ready = True
+
+    async def authenticate(self, token: str) -> Actor:
+        """The user of an access token. Raises ChatError AUTH_TOKEN_EXPIRED, AUTH_TOKEN_INVALID, AUTH_USER_INACTIVE."""
+        return await accounts.authenticate(self._services, token)
+
+    async def handle(self, actor: Actor | None, command: Command) -> Struct | None:
+        """Does a command and returns its answer, for durable ones once it is on disk. Raises ChatError."""
+        if actor is None and not isinstance(command, ANONYMOUS):
+            raise ChatError("AUTH_REQUIRED")
+        try:
+            answer = await self._act(actor, command)
+        except ChatError as error:
+            self._services.metrics.command(type(command).__name__, error.code)
+            raise
+        except Exception as error:
+            log.exception("a command failed", extra={"command": type(command).__name__})
+            self._services.metrics.command(type(command).__name__, "INTERNAL_ERROR")
+            raise ChatError("INTERNAL_ERROR") from error
+        self._services.metrics.command(type(command).__name__, "ok")
+        return answer
+
+    async def _act(self, actor: Actor | None, command: Command) -> Struct | None:
+        if isinstance(command, SendMessage):
+            return await self._send(cast("Actor", actor), command)
+        return await ACTIONS[type(command)](self._services, actor, command)
+
+    async def _send(self, actor: Actor, command: SendMessage) -> Event:
+        await self.prepare(command)
+        sending = messages.begin_send(self._services, actor, command)
+        if sending is None:
+            raise ChatError("CHATROOM_NOT_FOUND")
+        future: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+        self._services.journal.send(sending, settle_future(future))
+        return await future
+
+    async def prepare(self, command: SendMessage) -> None:
+        """Loads what `begin` needs to work at once. Raises ChatError CHATROOM_NOT_FOUND."""
+        await self._services.room_keys.get(command.chatroom_id)
+
+    def can_begin(self, command: SendMessage) -> bool:
+        """Whether `begin` would work at once."""
+        return self._services.room_keys.cached(command.chatroom_id) is not None
+
+    def begin(self, actor: Actor, command: SendMessage, settle: Settle) -> bool:
+        """Puts a send into the journal in this very turn of the loop, which keeps a session's sends in order.
+
+        `settle` gets the answer or the ChatError. False when `prepare` has to be awaited first.
+        """
+        metrics = self._services.metrics
+
+        def counted(outcome: Any) -> None:
+            metrics.command("SendMessage", outcome.code if isinstance(outcome, ChatError) else "ok")
+            settle(outcome)
+
+        try:
+            sending = messages.begin_send(self._services, actor, command)
+        except ChatError as error:
+            counted(error)
+            return True
+        if sending is None:
+            return False
+        self._services.journal.send(sending, counted)
+        return True
+
+    def jwks(self) -> dict[str, Any]:
+        """The public keys of access tokens (RFC 7517)."""
+        return self._services.access_tokens.jwks()
+
+    async def health(self) -> dict[str, str]:
+        """Each service behind Parley: `healthy` or `unhealthy`."""
+        try:
+            async with self._services.database.acquire() as conn:
+                await conn.fetchval("SELECT 1")
+        except ChatError:
+            return {"database": "unhealthy"}
+        return {"database": "healthy"}

@@ -1,0 +1,445 @@
+"""One client on one socket, whatever the transport: opening, commands in order, deadlines.
+
+A pump turns its transport's bytes into payloads and calls `receive`; what goes
+out is written through the `Link` it passes. Commands of a session are taken in
+order: a send goes into the journal at once, anything that has to wait runs in a
+worker that exists only while there is something to wait for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from gateway.actor import Actor
+from gateway.door import Door, Reset
+from gateway.hub import Link
+from gateway.limits import Bucket
+from gateway.session import Session
+from gateway.wire import Wire
+from protocol.codec import BadFrame, Request
+from protocol.commands import Authenticate, Ping, Resume, SendMessage
+from protocol.errors import ChatError, CloseCode
+from protocol.events import Authenticated, Hello, Pong, Resumed, SessionReset, Synced, TokenExpiring
+
+INBOX = 64
+"""Frames that may wait while one is being worked on; then the socket is not read."""
+CLOSE_SECONDS = 3.0
+"""What a client gets to answer a close before the socket is dropped."""
+STRIKES = 60
+"""Commands refused in a row for coming too fast, after which the connection is closed."""
+
+_OPENING_FAILURES = {"CONNECTION_LIMIT_EXCEEDED": CloseCode.connection_limit, "INTERNAL_ERROR": CloseCode.internal}
+
+
+class Socket(Link, Protocol):
+    """What a pump gives its connection, beyond what the hub needs."""
+
+    def ping(self) -> None:
+        """Asks the other end for a sign of life."""
+        ...
+
+    def pause_reading(self) -> None:
+        """Takes no more from the client for now."""
+        ...
+
+    def resume_reading(self) -> None:
+        """Goes on reading."""
+        ...
+
+    def abort(self) -> None:
+        """Drops the socket without a word."""
+        ...
+
+    def send_close(self, code: CloseCode, reason: str) -> None:
+        """Tells the client why and begins to close."""
+        ...
+
+
+class Connection:
+    """The state of one connection."""
+
+    __slots__ = (
+        "_actor",
+        "_address",
+        "_closing",
+        "_door",
+        "_expiry_told",
+        "_inbox",
+        "_last_seen",
+        "_link",
+        "_opened_at",
+        "_pinged",
+        "_session",
+        "_stuck_since",
+        "_wire",
+        "_worker",
+        "due",
+    )
+
+    def __init__(self, door: Door, link: Socket, wire: Wire, address: str) -> None:
+        self._door = door
+        self._link = link
+        self._wire = wire
+        self._address = address
+        self._session: Session | None = None
+        self._actor: Actor | None = None
+        self._inbox: deque[Request | BadFrame] | None = None
+        self._worker: asyncio.Task[None] | None = None
+        self._opened_at = self._last_seen = door.wheel.now()
+        self._pinged = False
+        self._expiry_told = False
+        self._stuck_since = 0.0
+        self._closing = False
+        self.due = 0
+
+    # --- what the pump calls -----------------------------------------------------------------
+
+    def begin(self, token: str | None) -> None:
+        """Says hello; a token that came with the request opens a session without waiting for a frame."""
+        config = self._door.config
+        hello = Hello(
+            server="parley",
+            heartbeat_interval=config.heartbeat_interval,
+            auth_deadline=config.auth_deadline,
+            max_frame_bytes=config.limit_frame,
+            resume_window=config.resume_window,
+        )
+        self._link.write([self._wire.chunk("hello", hello)])
+        self._door.wheel.schedule(self, self._opened_at + config.auth_deadline)
+        if token:
+            self._put(Request("authenticate", None, Authenticate(token=token)))
+
+    def receive(self, payload: bytes | bytearray | memoryview) -> None:
+        """A client frame's payload."""
+        self.touch()
+        if self._closing:
+            return
+        request: Request | BadFrame
+        try:
+            request = self._wire.codec.decode(payload)
+        except BadFrame as error:
+            request = error
+        if self._worker is None and self._at_once(request):
+            return
+        self._put(request)
+
+    def touch(self) -> None:
+        """Something came from the client: it lives."""
+        self._last_seen = self._door.wheel.now()
+        self._pinged = False
+
+    def drained(self) -> None:
+        """The socket takes more."""
+        if self._session is not None:
+            self._door.hub.flush_now(self._session)
+            if not self._session.stuck:
+                self._stuck_since = 0.0
+
+    def stuck(self) -> None:
+        """The reader has begun to lag: from now on it has a deadline."""
+        if not self._stuck_since:
+            self._stuck_since = self._door.wheel.now()
+            self._door.wheel.schedule(self, self._stuck_since + self._door.config.slow_consumer)
+
+    def lost(self, *, clean: bool) -> None:
+        """The socket is gone. After a clean goodbye nobody will resume."""
+        self._closing = True
+        self._inbox = None
+        if self._session is None:
+            self._door.known(self._address)
+        elif clean and self._door.hub.links.get(self._session) is self._link:
+            self._door.hub.forget(self._session)
+        else:
+            self._door.cut(self._session, self._link)
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Sends what waits, says why, and gives the client a moment to close its end."""
+        if self._closing:
+            return
+        self._closing = True
+        self._inbox = None
+        session = self._session
+        if session is not None and self._door.hub.links.get(session) is self._link and not self._link.paused:
+            self._link.write(session.take())
+        self._link.send_close(code, reason)
+        self._door.metrics.closed(code.name)
+        self._door.wheel.schedule(self, self._door.wheel.now() + CLOSE_SECONDS)
+
+    # --- commands, in order ------------------------------------------------------------------
+
+    def _at_once(self, request: Request | BadFrame) -> bool:
+        """Takes what needs no waiting, without a task. Only while nothing waits, to keep the order."""
+        session = self._session
+        if session is None:
+            return False
+        if isinstance(request, BadFrame):
+            self._take_bad(request)
+            return True
+        command = request.command
+        if type(command) is SendMessage and self._door.chat.can_begin(command):
+            if self._admit(request):
+                self._begin_send(session, request.id, command)
+            return True
+        if type(command) is Ping:
+            self._pong(request.id, command)
+            return True
+        return False
+
+    def _put(self, request: Request | BadFrame) -> None:
+        if self._inbox is None:
+            self._inbox = deque()
+        self._inbox.append(request)
+        if len(self._inbox) >= INBOX:
+            self._link.pause_reading()
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work())
+
+    async def _work(self) -> None:
+        try:
+            while self._inbox and not self._closing:
+                if len(self._inbox) == INBOX // 2:
+                    self._link.resume_reading()
+                await self._take(self._inbox.popleft())
+        finally:
+            self._worker = None
+            if not self._closing:
+                self._inbox = None
+                self._link.resume_reading()
+
+    async def _take(self, request: Request | BadFrame) -> None:
+        if isinstance(request, BadFrame):
+            self._take_bad(request)
+        elif isinstance(request.command, Authenticate):
+            await self._authenticate(request.id, request.command)
+        elif isinstance(request.command, Resume):
+            await self._resume(request.id, request.command)
+        elif isinstance(request.command, Ping):
+            self._pong(request.id, request.command)
+        elif self._session is None:
+            self._refuse(request.id, ChatError("AUTH_REQUIRED"))
+        elif self._admit(request):
+            await self._command(self._session, request)
+
+    def _admit(self, request: Request) -> bool:
+        """Counts the frame as handled, and the command against the session's rate."""
+        session = self._session
+        assert session is not None
+        session.handled += 1
+        now = self._last_seen
+        if session.bucket is None:
+            session.bucket = Bucket(self._door.config.limit_commands, self._door.config.limit_burst, now)
+        wait = session.bucket.take(now)
+        if not wait:
+            return True
+        self._answer_error(session, request.id, ChatError("RATE_LIMIT_EXCEEDED", retry_after=round(wait, 3)))
+        if session.bucket.refused > STRIKES:
+            self.close(CloseCode.rate_limited, "too many commands")
+        return False
+
+    async def _command(self, session: Session, request: Request) -> None:
+        command = request.command
+        try:
+            if isinstance(command, SendMessage):
+                await self._door.chat.prepare(command)
+                self._begin_send(session, request.id, command)
+                return
+            answer = await self._door.chat.handle(self._actor, command)
+        except ChatError as error:
+            self._answer_error(session, request.id, error)
+            return
+        self._answer(session, request.id, answer)
+
+    def _begin_send(self, session: Session, id: str | None, command: SendMessage) -> None:
+        def settle(outcome: Any) -> None:
+            if isinstance(outcome, ChatError):
+                self._answer_error(session, id, outcome)
+            else:
+                self._answer(session, id, outcome)
+
+        assert self._actor is not None
+        self._door.chat.begin(self._actor, command, settle)
+
+    def _take_bad(self, error: BadFrame) -> None:
+        if self._session is None:
+            self._refuse(error.frame_id, error)
+        elif self._admit(Request("", error.frame_id, Ping())):
+            self._answer_error(self._session, error.frame_id, error)
+
+    def _answer(self, session: Session, id: str | None, answer: Struct | None) -> None:
+        """An answer belongs to the session, not to this socket: it waits for a resume if need be."""
+        event = "synced" if isinstance(answer, Synced) else "ack"
+        self._door.hub.send(session, session.wire.chunk(event, answer, id=id))
+        self._mind_outbox(session)
+
+    def _answer_error(self, session: Session, id: str | None, error: ChatError) -> None:
+        self._door.hub.send(session, session.wire.error(error, id))
+        self._mind_outbox(session)
+
+    def _mind_outbox(self, session: Session) -> None:
+        """Answers are never dropped; who does not read them is not read from, and has a deadline."""
+        if session.queued > session.limits.outbox and session.attached:
+            session.stuck = True
+            self.stuck()
+
+    def _refuse(self, id: str | None, error: ChatError) -> None:
+        """An error before there is a session to count it in."""
+        self._link.write([self._wire.error(error, id)])
+
+    def _pong(self, id: str | None, command: Ping) -> None:
+        session = self._session
+        if session is None:
+            self._link.write([self._wire.chunk("pong", Pong(handled=0), id=id)])
+            return
+        if command.received is not None and not session.acknowledge(command.received):
+            error = ChatError(
+                "VALIDATION_INVALID_VALUE",
+                "There were not so many frames.",
+                details={"field": "received", "sent": session.sent},
+            )
+            self._answer_error(session, id, error)
+            return
+        session.push_uncounted(self._wire.chunk("pong", Pong(handled=session.handled), id=id))
+        self._door.hub.mark(session)
+
+    # --- opening -----------------------------------------------------------------------------
+
+    async def _authenticate(self, id: str | None, command: Authenticate) -> None:
+        try:
+            actor = await self._door.chat.authenticate(command.token)
+            if self._session is not None:
+                self._renew(self._session, actor, id)
+            else:
+                await self._open(actor, id)
+        except ChatError as error:
+            if self._session is None:
+                self._fail_opening(id, error)
+            else:
+                self._answer_error(self._session, id, error)
+
+    async def _open(self, actor: Actor, id: str | None) -> None:
+        session, states = await self._door.open(actor, self._link, self._wire)
+        if self._closing:
+            self._door.hub.forget(session)
+            return
+        self._enter(session, actor)
+        self._door.admit(session, states, id)
+
+    def _enter(self, session: Session, actor: Actor) -> None:
+        self._session = session
+        self._actor = Actor(actor.user, actor.sign_in_id, actor.token_expires_at, session)
+        self._door.known(self._address)
+        self._door.wheel.schedule(self, self._next_due(self._door.wheel.now()))
+
+    def _renew(self, session: Session, actor: Actor, id: str | None) -> None:
+        if actor.user.id != session.user.id:
+            raise ChatError("AUTH_TOKEN_INVALID", "This token belongs to somebody else.")
+        self._door.renew(session, actor)
+        self._expiry_told = False
+        data = Authenticated(token_expires_at=actor.token_expires_at)
+        self._door.hub.send(session, self._wire.chunk("authenticated", data, id=id))
+
+    async def _resume(self, id: str | None, command: Resume) -> None:
+        if self._session is not None:
+            self._answer_error(self._session, id, ChatError("VALIDATION_INVALID_VALUE", "A session is open already."))
+            return
+        try:
+            actor = await self._door.chat.authenticate(command.token) if command.token else None
+            resumed = await self._door.resume(command, actor, self._link, self._wire)
+        except ChatError as error:
+            self._fail_opening(id, error)
+            return
+        if isinstance(resumed, Reset):
+            await self._reset(id, resumed, actor)
+        else:
+            self._resumed(id, *resumed)
+
+    def _resumed(self, id: str | None, session: Session, missed: int) -> None:
+        """`resumed`, then the frames that were lost, then live: all in one step."""
+        self._door.metrics.resumed("resumed")
+        if self._closing:
+            self._door.cut(session, self._link)
+            return
+        self._enter(session, Actor(session.user, session.sign_in_id, session.token_expires_at))
+        first = self._wire.chunk("resumed", Resumed(missed=missed, handled=session.handled), id=id)
+        session.outbox.insert(0, first)
+        session.queued += len(first.data)
+        self._door.hub.remind_lagging(session)
+        self._door.hub.mark(session)
+        self._door.presence.came(session)
+
+    async def _reset(self, id: str | None, reset: Reset, actor: Actor | None) -> None:
+        self._door.metrics.resumed(reset.reason)
+        data = SessionReset(reason=reset.reason, handled=reset.handled)
+        self._link.write([self._wire.chunk("session_reset", data, id=id)])
+        if actor is None:
+            return
+        try:
+            await self._open(actor, id)
+        except ChatError as error:
+            self._fail_opening(id, error)
+
+    def _fail_opening(self, id: str | None, error: ChatError) -> None:
+        """Says what is wrong, then closes: for good, or until later when it is not the client's fault."""
+        if self._closing:
+            return
+        self._refuse(id, error)
+        fallback = CloseCode.overloaded if error.kind.retryable else CloseCode.auth_failed
+        self.close(_OPENING_FAILURES.get(error.code, fallback), error.code)
+
+    # --- deadlines ---------------------------------------------------------------------------
+
+    def tick(self, now: float) -> float | None:
+        """Looks at every deadline of this connection; called by the wheel."""
+        if self._closing:
+            self._link.abort()
+            return None
+        if self._session is None:
+            if now - self._opened_at >= self._door.config.auth_deadline:
+                self.close(CloseCode.auth_timeout, "no authentication in time")
+                return None
+            return self._opened_at + self._door.config.auth_deadline
+        self._mind_silence(now)
+        self._mind_reader(now)
+        self._mind_token(self._session)
+        return None if self._closing else self._next_due(now)
+
+    def _mind_silence(self, now: float) -> None:
+        config = self._door.config
+        silence = now - self._last_seen
+        if silence >= config.heartbeat_interval + config.heartbeat_timeout:
+            self.close(CloseCode.no_pong, "no sign of life")
+        elif silence >= config.heartbeat_interval and not self._pinged:
+            self._pinged = True
+            self._link.ping()
+
+    def _mind_reader(self, now: float) -> None:
+        if self._stuck_since and now - self._stuck_since >= self._door.config.slow_consumer:
+            self.close(CloseCode.slow_consumer, "the client does not read")
+
+    def _mind_token(self, session: Session) -> None:
+        config = self._door.config
+        left = session.token_expires_at.timestamp() - time.time()
+        if left <= -config.token_grace:
+            self.close(CloseCode.token_expired, "the access token has expired")
+        elif left <= config.token_warning and not self._expiry_told:
+            self._expiry_told = True
+            data = TokenExpiring(expires_at=session.token_expires_at)
+            self._door.hub.send(session, self._wire.chunk("token_expiring", data))
+
+    def _next_due(self, now: float) -> float:
+        config = self._door.config
+        assert self._session is not None
+        left = self._session.token_expires_at.timestamp() - time.time()
+        silent_at = self._last_seen + config.heartbeat_interval
+        dues = [
+            silent_at + config.heartbeat_timeout if self._pinged else silent_at,
+            now + left + (config.token_grace if self._expiry_told else -config.token_warning),
+        ]
+        if self._stuck_since:
+            dues.append(self._stuck_since + config.slow_consumer)
+        return max(min(dues), now)

@@ -1,0 +1,208 @@
+"""What all connections share, whatever their transport: opening, resuming and expiring sessions."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import time
+from collections import Counter
+from dataclasses import dataclass
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from gateway.actor import Actor
+from gateway.chat import Chat
+from gateway.config import Config
+from gateway.hub import Hub, Link
+from gateway.metrics import Metrics
+from gateway.presence import Presence
+from gateway.session import Session, SessionLimits
+from gateway.wheel import Wheel
+from gateway.wire import Wire
+from protocol.commands import Resume
+from protocol.errors import ChatError
+from protocol.events import Ready
+from protocol.models import ChatroomState
+from storage import rooms, sign_ins
+from storage.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Why a session can't be resumed, and the commands it had taken, if that is still known."""
+
+    reason: str
+    handled: int | None = None
+
+
+class Door:
+    """Sessions come and go through here."""
+
+    def __init__(
+        self,
+        config: Config,
+        hub: Hub,
+        chat: Chat,
+        database: Database,
+        wheel: Wheel,
+        presence: Presence,
+        metrics: Metrics,
+    ) -> None:
+        self.config = config
+        self.hub = hub
+        self.chat = chat
+        self.wheel = wheel
+        self.presence = presence
+        self.metrics = metrics
+        self.strangers: Counter[str] = Counter()
+        self._database = database
+        self._limits = SessionLimits(
+            ephemeral=config.limit_outbox_ephemeral,
+            outbox=config.limit_outbox,
+            replay_frames=config.limit_replay_frames,
+            replay_bytes=config.limit_replay_bytes,
+        )
+
+    # --- strangers: connections that have not said who they are ----------------------------------
+
+    def admit_stranger(self, address: str) -> bool:
+        """Counts a connection; False when its address has too many that are silent."""
+        if self.strangers[address] >= self.config.limit_unauthenticated:
+            return False
+        self.strangers[address] += 1
+        return True
+
+    def known(self, address: str) -> None:
+        """A stranger has said who they are, or has gone."""
+        self.strangers[address] -= 1
+        if self.strangers[address] <= 0:
+            del self.strangers[address]
+
+    # --- opening -----------------------------------------------------------------------------
+
+    async def open(self, actor: Actor, link: Link, wire: Wire) -> tuple[Session, tuple[ChatroomState, ...]]:
+        """A new session, its rooms held until `admit`. Raises ChatError CONNECTION_LIMIT_EXCEEDED and others."""
+        self._make_place(actor.user.id)
+        session = Session(
+            uuid7(),
+            secrets.token_urlsafe(32),
+            actor.user,
+            actor.sign_in_id,
+            actor.token_expires_at,
+            wire,
+            self._limits,
+        )
+        self.hub.add(session, link)
+        try:
+            states = await self._read_states(session)
+        except BaseException:
+            self.hub.forget(session)
+            raise
+        return session, states
+
+    async def _read_states(self, session: Session) -> tuple[ChatroomState, ...]:
+        """First which rooms, to set their events aside, then where they stand: so nothing falls between."""
+        async with self._database.acquire() as conn:
+            for room_id in await rooms.chatroom_ids_of(conn, session.user.id):
+                self.hub.hold(session, room_id)
+            return await rooms.states_of(conn, session.user.id)
+
+    def admit(self, session: Session, states: tuple[ChatroomState, ...], id: str | None) -> None:
+        """Sends `ready` and goes live, in one step, so that the two have no seam."""
+        ready = Ready(
+            session_id=session.id,
+            resume_token=session.resume_token,
+            user=session.user,
+            chatrooms=states,
+            token_expires_at=session.token_expires_at,
+        )
+        session.opening = False
+        session.push_uncounted(session.wire.chunk("ready", ready, id=id))
+        for state in states:
+            self.hub.release(session, state.id, state.seq)
+        self.hub.release_rest(session)
+        self.hub.mark(session)
+        self.presence.came(session)
+
+    def _make_place(self, user_id: UUID) -> None:
+        """A user may have so many connections; cut sessions give way to new ones."""
+        limit = self.config.limit_connections
+        if self.hub.connections_of(user_id) >= limit:
+            raise ChatError("CONNECTION_LIMIT_EXCEEDED", details={"limit": limit})
+        cut = [session for session in self.hub.sessions_of(user_id) if not session.attached]
+        for session in cut[: max(0, len(self.hub.sessions_of(user_id)) + 1 - limit)]:
+            self.hub.forget(session)
+
+    # --- resuming ----------------------------------------------------------------------------
+
+    async def resume(self, command: Resume, actor: Actor | None, link: Link, wire: Wire) -> tuple[Session, int] | Reset:
+        """Takes up a cut session: it, and how many frames are on their way again. `actor` is that of a new token.
+
+        A wrong secret, somebody else's session and one that never was all look the same.
+        """
+        session = self.hub.sessions.get(command.session_id)
+        if session is None or not self._may_resume(session, command, actor):
+            return Reset("unknown_session")
+        if session.opening:
+            return Reset("not_ready")
+        if session.wire is not wire:
+            return Reset("other_protocol", session.handled)
+        memberships = await self._recheck(session, actor)
+        if self.hub.sessions.get(session.id) is not session:
+            return Reset("unknown_session")
+        missed = session.resume(command.received, memberships)
+        if isinstance(missed, str):
+            handled = session.handled
+            self.hub.forget(session)
+            return Reset(missed, handled)
+        if actor is not None:
+            self.renew(session, actor)
+        self.hub.attach(session, link, wire)
+        session.outbox.extend(missed)
+        session.queued = sum(len(chunk.data) for chunk in missed)
+        return session, sum(len(chunk.ends) for chunk in missed)
+
+    def _may_resume(self, session: Session, command: Resume, actor: Actor | None) -> bool:
+        if not hmac.compare_digest(session.resume_token.encode(), command.resume_token.encode()):
+            return False
+        return actor is None or actor.user.id == session.user.id
+
+    async def _recheck(self, session: Session, actor: Actor | None) -> set[UUID]:
+        """The chatrooms the user is still a member of. Raises ChatError when the account or the sign-in has ended."""
+        if actor is None and session.token_expires_at.timestamp() + self.config.token_grace < time.time():
+            raise ChatError("AUTH_TOKEN_EXPIRED")
+        async with self._database.acquire() as conn:
+            if actor is None:
+                sign_in = await sign_ins.find(conn, session.sign_in_id, session.user.id)
+                if sign_in is None or sign_in.is_revoked or not sign_in.is_active:
+                    raise ChatError("AUTH_TOKEN_INVALID")
+            return set(await rooms.chatroom_ids_of(conn, session.user.id))
+
+    def renew(self, session: Session, actor: Actor) -> None:
+        """The session goes on under a new token."""
+        session.sign_in_id = actor.sign_in_id
+        session.token_expires_at = actor.token_expires_at
+
+    # --- leaving -----------------------------------------------------------------------------
+
+    def cut(self, session: Session, link: Link) -> None:
+        """A socket broke: the session is kept for a while."""
+        if self.hub.detach(session, link):
+            self.presence.went(session)
+            expiry = _Expiry(self.hub, session)
+            self.wheel.schedule(expiry, self.wheel.now() + self.config.resume_window)
+
+
+class _Expiry:
+    """Forgets a cut session when the resume window has passed, unless it was resumed (and perhaps cut again)."""
+
+    def __init__(self, hub: Hub, session: Session) -> None:
+        self._hub = hub
+        self._session = session
+        self._cut = session.cuts
+        self.due = 0
+
+    def tick(self, now: float) -> None:
+        if not self._session.attached and self._session.cuts == self._cut:
+            self._hub.forget(self._session)

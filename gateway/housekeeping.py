@@ -1,0 +1,58 @@
+"""Tasks that run beside the doors: the sweep, the loop's lag, and what has expired in the database."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+
+from gateway.services import Services
+from protocol.errors import ChatError
+from storage import sign_ins
+
+log = logging.getLogger(__name__)
+
+PURGE_INTERVAL = 3_600.0
+"""Seconds between two purges of expired refresh tokens."""
+
+
+class Housekeeping:
+    """Runs from entering to leaving the context. A task that fails is logged and started again."""
+
+    def __init__(
+        self,
+        watch_loop: Callable[[], Awaitable[None]],
+        sweep: Callable[[], Awaitable[None]],
+        services: Services,
+    ) -> None:
+        self._jobs = (watch_loop, sweep, self._purge_forever)
+        self._services = services
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> None:
+        self._tasks = [asyncio.create_task(_keep_running(job)) for job in self._jobs]
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _purge_forever(self) -> None:
+        while True:
+            with contextlib.suppress(ChatError):  # the database is away; there is always a next time
+                async with self._services.database.transaction() as conn:
+                    await sign_ins.purge(conn)
+            await asyncio.sleep(PURGE_INTERVAL)
+
+
+async def _keep_running(job: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await job()
+        except Exception:
+            log.exception("a background job failed")
+        await asyncio.sleep(1.0)

@@ -1,0 +1,408 @@
+"""Who is connected and who hears what. An event is encoded once per wire and the same bytes go to everyone.
+
+A session hears a room in one of two ways. *Live*: it stands in the room's
+`live` table and gets each chunk. *Held*: its state is still being read from the
+database, so events are set aside for it; `release` then sends what came after
+the state and makes it live, without a seam.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+from typing import Protocol
+from uuid import UUID
+
+from gateway.metrics import Metrics
+from gateway.session import Session
+from gateway.wire import Chunk, Wire
+from protocol.errors import CloseCode
+from protocol.events import Event, Lagging
+from protocol.models import User
+from storage.journal import CommittedEvent
+
+HELD_EVENTS = 2_000
+"""Events set aside for one session in one room; beyond that it is told to sync instead."""
+
+
+class Link(Protocol):
+    """The socket of a session, as the hub sees it."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether the socket takes no more for now."""
+        ...
+
+    def write(self, chunks: list[Chunk]) -> None:
+        """Sends frames, in one write."""
+        ...
+
+    def stuck(self) -> None:
+        """The session behind this socket has begun to lag."""
+        ...
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Closes the socket; the client is told why."""
+        ...
+
+
+class Room:
+    """A chatroom that somebody here hears. `head` is the seq of the newest event delivered, if known."""
+
+    __slots__ = ("head", "held", "id", "live", "member_count", "openers", "repairing")
+
+    def __init__(self, id: UUID) -> None:
+        self.id = id
+        self.head: int | None = None
+        self.live: dict[Wire, dict[Session, None]] = {}
+        self.held: dict[Session, list[CommittedEvent] | None] = {}
+        self.openers: dict[Session, None] = {}
+        self.member_count = 0
+        self.repairing = False
+
+    def sessions(self) -> Iterator[Session]:
+        """Everyone who is live."""
+        for group in self.live.values():
+            yield from group
+
+    @property
+    def empty(self) -> bool:
+        """Whether nobody hears it."""
+        return not self.held and not any(self.live.values())
+
+
+class Hub:
+    """Sessions by user, rooms by id, and the outboxes to flush at the end of this turn of the loop."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self.sessions: dict[UUID, Session] = {}
+        self.users: dict[UUID, dict[Session, None]] = {}
+        self.rooms: dict[UUID, Room] = {}
+        self.online: set[UUID] = set()
+        self.links: dict[Session, Link] = {}
+        self._dirty: list[Session] = []
+        self._flush_scheduled = False
+        self.on_gap: Callable[[Room], None] = lambda _: None
+        self.on_forget: Callable[[Session], None] = lambda _: None
+
+    # --- sessions ----------------------------------------------------------------------------
+
+    def add(self, session: Session, link: Link) -> None:
+        """A new session; it hears of rooms it is added to from now on."""
+        self.sessions[session.id] = session
+        self.users.setdefault(session.user.id, {})[session] = None
+        self.links[session] = link
+
+    def attach(self, session: Session, link: Link, wire: Wire) -> None:
+        """A socket takes up a cut session; a socket that still had it is closed as replaced."""
+        if old := self.links.pop(session, None):
+            old.close(CloseCode.replaced, "another connection resumed this session")
+        self.links[session] = link
+        session.attach(wire)
+
+    def detach(self, session: Session, link: Link) -> bool:
+        """The socket is gone. False when the session had passed to another socket already."""
+        if self.links.get(session) is not link:
+            return False
+        del self.links[session]
+        session.detach()
+        return True
+
+    def forget(self, session: Session) -> None:
+        """Ends a session for good: it can't be resumed."""
+        if self.sessions.pop(session.id, None) is None:
+            return
+        self.on_forget(session)
+        for room in list(session.rooms.values()):
+            self._part(session, room)
+        group = self.users.get(session.user.id, {})
+        group.pop(session, None)
+        if not group:
+            self.users.pop(session.user.id, None)
+        self.links.pop(session, None)
+
+    def sessions_of(self, user_id: UUID) -> list[Session]:
+        """A user's sessions, cut ones included."""
+        return list(self.users.get(user_id, ()))
+
+    def connections_of(self, user_id: UUID) -> int:
+        """How many of a user's sessions have a socket."""
+        return sum(session.attached for session in self.users.get(user_id, ()))
+
+    def is_online(self, user_id: UUID) -> bool:
+        """Whether the user has a session, or had one within the presence grace."""
+        return user_id in self.online
+
+    def update_user(self, user: User) -> None:
+        """A profile changed: ephemeral events carry the new name from now on."""
+        for session in self.users.get(user.id, ()):
+            session.user = user
+
+    def close_sign_in(self, sign_in_id: UUID, code: CloseCode = CloseCode.auth_failed) -> None:
+        """A sign-in ended: closes its sockets and forgets its cut sessions."""
+        for session in [s for s in self.sessions.values() if s.sign_in_id == sign_in_id]:
+            self.close(session, code, "this sign-in has ended")
+
+    def close(self, session: Session, code: CloseCode, reason: str) -> None:
+        """Ends a session and its socket."""
+        link = self.links.get(session)
+        self.forget(session)
+        if link is not None:
+            link.close(code, reason)
+
+    # --- rooms -------------------------------------------------------------------------------
+
+    def hold(self, session: Session, room_id: UUID) -> None:
+        """Begins to set a room's events aside for a session whose state is about to be read."""
+        room = self.rooms.get(room_id)
+        if room is None:
+            room = self.rooms[room_id] = Room(room_id)
+        self._unlist(session, room)
+        room.held[session] = []
+        session.rooms[room_id] = room
+
+    def release(self, session: Session, room_id: UUID, seq: int) -> bool:
+        """Sends what was set aside after `seq` and makes the session live.
+
+        False when it could not be made gapless; the session then has to sync.
+        """
+        room = self.rooms.get(room_id)
+        if room is None or session not in room.held:
+            return False
+        held = room.held.pop(session)
+        if room.head is None or room.head < seq:
+            room.head = seq
+        fresh = [event for event in held or () if event.seq > seq]
+        whole = held is not None and [e.seq for e in fresh] == list(range(seq + 1, seq + 1 + len(fresh)))
+        self._list(session, room)
+        if not whole or seq + len(fresh) < room.head:
+            self._tell_lag(session, room)
+            return False
+        session.caught_up(room_id)
+        for event in fresh:
+            self._deliver_one(session, room, event)
+        return True
+
+    def abandon_hold(self, session: Session, room_id: UUID) -> None:
+        """The state could not be read: the session has to sync before it hears the room again."""
+        room = self.rooms.get(room_id)
+        if room is not None and session in room.held:
+            del room.held[session]
+            self._list(session, room)
+            self._tell_lag(session, room)
+
+    def release_rest(self, session: Session) -> None:
+        """A session's state was read, and these rooms were not in it: it came to them since, or had left before."""
+        for room in [room for room in session.rooms.values() if session in room.held]:
+            held = room.held[session]
+            if held and session.user.id in held[0].adds:
+                self.release(session, room.id, held[0].seq - 1)
+            else:
+                self._part(session, room)
+
+    def drop_hold(self, session: Session, room_id: UUID) -> None:
+        """The session turned out not to be of this room."""
+        if (room := self.rooms.get(room_id)) is not None:
+            self._part(session, room)
+
+    def _tell_lag(self, session: Session, room: Room) -> None:
+        head = room.head or 0
+        if session.lagging is None:
+            session.lagging = {}
+        session.lagging[room.id] = head
+        session.push_uncounted(session.wire.chunk("lagging", Lagging(chatrooms={room.id: head})))
+        self.mark(session)
+
+    def _deliver_one(self, session: Session, room: Room, event: CommittedEvent) -> None:
+        chunk = session.wire.events([event])
+        if session.user.id in event.removes:
+            self._part(session, room)
+            chunk.chatroom_id = None
+        session.push(chunk)
+        self.mark(session)
+
+    def _list(self, session: Session, room: Room) -> None:
+        room.live.setdefault(session.wire, {})[session] = None
+        session.rooms[room.id] = room
+
+    def _unlist(self, session: Session, room: Room) -> None:
+        for group in room.live.values():
+            group.pop(session, None)
+
+    def _part(self, session: Session, room: Room) -> None:
+        self._unlist(session, room)
+        room.held.pop(session, None)
+        self.close_room(session, room.id)
+        session.rooms.pop(room.id, None)
+        if room.empty:
+            self.rooms.pop(room.id, None)
+
+    def open_room(self, session: Session, room_id: UUID) -> None:
+        """The session wants typing, presence and read receipts of a room it hears."""
+        if (room := session.rooms.get(room_id)) is not None:
+            room.openers[session] = None
+            session.open_rooms = (session.open_rooms or set()) | {room_id}
+
+    def close_room(self, session: Session, room_id: UUID) -> None:
+        """The session has had enough of them."""
+        if (room := session.rooms.get(room_id)) is not None:
+            room.openers.pop(session, None)
+        if session.open_rooms:
+            session.open_rooms.discard(room_id)
+
+    # --- fan-out -----------------------------------------------------------------------------
+
+    def deliver(self, events: list[CommittedEvent]) -> None:
+        """Committed events, in seq order by room, to everyone who hears them. Repeats are dropped."""
+        by_room: dict[UUID, list[CommittedEvent]] = {}
+        for event in events:
+            by_room.setdefault(event.chatroom_id, []).append(event)
+        for room_id, batch in by_room.items():
+            for moves, group in groupby(batch, key=lambda e: bool(e.adds or e.removes)):
+                for part in ([event] for event in group) if moves else [list(group)]:
+                    self._deliver_room(room_id, part)
+
+    def _deliver_room(self, room_id: UUID, events: list[CommittedEvent]) -> None:
+        for user_id in events[0].adds:
+            self._welcome(user_id, room_id, events[0].seq)
+        room = self.rooms.get(room_id)
+        if room is None:
+            return
+        if room.head is not None:
+            if events[0].seq > room.head + 1:
+                self.on_gap(room)
+                return
+            events = [event for event in events if event.seq > room.head]
+            if not events:
+                return
+        room.head = events[-1].seq
+        self._set_aside(room, events)
+        for user_id in events[0].removes:
+            self._farewell(user_id, room, events[0])
+        if self.rooms.get(room_id) is room:
+            self._fan_out(room, events)
+
+    def _fan_out(self, room: Room, events: list[CommittedEvent]) -> None:
+        """The hot path: one encoding per wire, one append per session."""
+        dirty = self._dirty
+        delivered = 0
+        for wire, group in room.live.items():
+            if not group:
+                continue
+            chunk = wire.events(events)
+            count = len(events)
+            for session in group:
+                if session.push_room(chunk):
+                    delivered += count
+                else:
+                    self._lagged(session, count)
+                if not session.dirty:
+                    session.dirty = True
+                    dirty.append(session)
+        self._metrics.delivered(delivered)
+        self._schedule_flush()
+
+    def _lagged(self, session: Session, count: int) -> None:
+        self._metrics.dropped("lagging", count)
+        if (link := self.links.get(session)) is not None:
+            link.stuck()
+
+    def _set_aside(self, room: Room, events: list[CommittedEvent]) -> None:
+        for session, held in room.held.items():
+            if held is None:
+                continue
+            held.extend(events)
+            if len(held) > HELD_EVENTS:
+                room.held[session] = None
+
+    def _welcome(self, user_id: UUID, room_id: UUID, seq: int) -> None:
+        """A user became a member: their sessions hear the room, beginning with the event that says so."""
+        for session in self.users.get(user_id, ()):
+            room = self.rooms.get(room_id)
+            if room is None:
+                room = self.rooms[room_id] = Room(room_id)
+            if room.head is None:
+                room.head = seq - 1
+            if room_id in session.rooms:
+                continue
+            if session.opening:
+                room.held[session] = []
+                session.rooms[room_id] = room
+            else:
+                self._list(session, room)
+
+    def _farewell(self, user_id: UUID, room: Room, event: CommittedEvent) -> None:
+        """A user is no longer a member: this event is the last of the room to their sessions."""
+        for session in self.users.get(user_id, ()):
+            if session.rooms.get(room.id) is room and session not in room.held:
+                self._deliver_one(session, room, event)
+        self._schedule_flush()
+
+    def tell(self, sessions: Iterable[Session], event: str, data: Event) -> None:
+        """An ephemeral event to some sessions, encoded once per wire."""
+        chunks: dict[Wire, Chunk] = {}
+        for session in sessions:
+            chunk = chunks.get(session.wire)
+            if chunk is None:
+                chunk = chunks[session.wire] = session.wire.chunk(event, data)
+            if session.push_ephemeral(chunk):
+                self.mark(session)
+            else:
+                self._metrics.dropped("ephemeral", 1)
+
+    def tell_openers(self, room_id: UUID, event: str, data: Event, but: UUID | None = None) -> None:
+        """An ephemeral event to those who have a room open, except one user."""
+        if (room := self.rooms.get(room_id)) is not None:
+            self.tell([s for s in room.openers if s.user.id != but], event, data)
+
+    def send(self, session: Session, chunk: Chunk) -> None:
+        """A counted frame to one session."""
+        session.push(chunk)
+        self.mark(session)
+
+    # --- flushing ----------------------------------------------------------------------------
+
+    def mark(self, session: Session) -> None:
+        """The session has something to write: once, at the end of this turn of the loop."""
+        if not session.dirty:
+            session.dirty = True
+            self._dirty.append(session)
+            self._schedule_flush()
+
+    def _schedule_flush(self) -> None:
+        if self._dirty and not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        dirty, self._dirty = self._dirty, []
+        for session in dirty:
+            session.dirty = False
+            link = self.links.get(session)
+            if link is not None and session.outbox and not link.paused:
+                link.write(session.take())
+
+    def flush_now(self, session: Session) -> None:
+        """The socket takes more: sends what waits, and says what was left out meanwhile."""
+        link = self.links.get(session)
+        if link is None or link.paused:
+            return
+        if session.outbox:
+            link.write(session.take())
+        if not link.paused and (lagging := session.drained()) is not None:
+            self._tell_lagging(session, link, lagging)
+
+    def remind_lagging(self, session: Session) -> None:
+        """A resumed session still has to sync what it was too slow for before the cut."""
+        for room_id, seq in (session.lagging or {}).items():
+            session.push_uncounted(session.wire.chunk("lagging", Lagging(chatrooms={room_id: seq})))
+
+    def _tell_lagging(self, session: Session, link: Link, lagging: dict[UUID, int]) -> None:
+        for room_id, seq in lagging.items():
+            session.push_uncounted(session.wire.chunk("lagging", Lagging(chatrooms={room_id: seq})))
+        if session.outbox:
+            link.write(session.take())

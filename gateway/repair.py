@@ -1,0 +1,98 @@
+"""Finds durable events that were committed but never delivered here, and delivers them from the database.
+
+It happens when the answer to a COMMIT was lost. A gap in a room's seq is filled
+at once; the sweep finds what no later event has betrayed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from uuid import UUID
+
+from gateway.hub import Hub, Room
+from protocol.errors import ChatError
+from storage import events
+from storage.database import Database
+from storage.journal import CommittedEvent
+from storage.room_keys import RoomKeys
+
+log = logging.getLogger(__name__)
+
+SWEEP = 2.0
+"""Seconds between sweeps: one query for all live rooms. The promise is 5 s from loss to delivery."""
+BATCH = 500
+"""Events read at once."""
+
+
+class Repair:
+    """Fills gaps for one hub."""
+
+    def __init__(self, hub: Hub, database: Database, room_keys: RoomKeys) -> None:
+        self._hub = hub
+        self._database = database
+        self._room_keys = room_keys
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._doubts: dict[UUID, int] = {}
+        hub.on_gap = self.fill_soon
+
+    def fill_soon(self, room: Room) -> None:
+        """Begins to fill a room, unless that is under way."""
+        if room.repairing:
+            return
+        room.repairing = True
+        task = asyncio.create_task(self._fill(room))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def doubt(self, heads: dict[UUID, int]) -> None:
+        """Events after these seqs may have been committed unheard; the next sweep looks."""
+        for chatroom_id, seq in heads.items():
+            self._doubts[chatroom_id] = min(seq, self._doubts.get(chatroom_id, seq))
+
+    async def sweep_forever(self) -> None:
+        """Compares every live room's head with the database's, again and again."""
+        while True:
+            await asyncio.sleep(SWEEP)
+            with contextlib.suppress(ChatError):
+                await self.sweep()
+
+    async def sweep(self) -> None:
+        """One comparison. Raises ChatError when the database is away."""
+        await self._resolve_doubts()
+        behind = [room for room in self._hub.rooms.values() if room.head is not None]
+        if not behind:
+            return
+        async with self._database.acquire() as conn:
+            heads = await events.heads(conn, [room.id for room in behind])
+        for room in behind:
+            if room.head is not None and heads.get(room.id, 0) > room.head:
+                self.fill_soon(room)
+
+    async def _resolve_doubts(self) -> None:
+        """The hub drops what it has delivered already; newcomers to a room hear of it here."""
+        doubts = dict(self._doubts)
+        for chatroom_id, found in (await self._read(doubts)).items():
+            log.info("found events of a commit in doubt", extra={"chatroom_id": str(chatroom_id), "events": len(found)})
+            self._hub.deliver(found)
+        for chatroom_id, seq in doubts.items():
+            if self._doubts.get(chatroom_id) == seq:
+                del self._doubts[chatroom_id]
+
+    async def _read(self, after: dict[UUID, int]) -> dict[UUID, list[CommittedEvent]]:
+        if not after:
+            return {}
+        return await events.read_after(self._database, self._room_keys, after, BATCH)
+
+    async def _fill(self, room: Room) -> None:
+        try:
+            while room.head is not None:
+                missing = (await self._read({room.id: room.head})).get(room.id, [])
+                self._hub.deliver([event for event in missing if event.seq > room.head])
+                if len(missing) < BATCH:
+                    return
+        except ChatError as error:
+            log.warning("a gap could not be filled yet", extra={"chatroom_id": str(room.id), "code": error.code})
+        finally:
+            room.repairing = False

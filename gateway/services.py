@@ -1,0 +1,29 @@
+"""What an action needs, passed to each of them; made once, in __main__."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from crypto.passwords import Passwords
+from crypto.tokens import AccessTokens, RefreshTokens
+from gateway.config import Config
+from gateway.hub import Hub
+from gateway.metrics import Metrics
+from storage.database import Database
+from storage.journal import Journal
+from storage.room_keys import RoomKeys
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts of one Parley process that rules and use-cases work with."""
+
+    config: Config
+    database: Database
+    journal: Journal
+    hub: Hub
+    room_keys: RoomKeys
+    passwords: Passwords
+    access_tokens: AccessTokens
+    refresh_tokens: RefreshTokens
+    metrics: Metrics

@@ -1,0 +1,164 @@
+"""Messages as they are stored: sealed rows, written by the journal and read as history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from protocol.models import Message, MessageType, User
+from storage.database import Connection
+from storage.room_keys import RoomKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredMessage:
+    """A row of `messages`. `sealed` opens only with the chatroom's key of `key_version`."""
+
+    chatroom_id: UUID
+    seq: int
+    id: UUID
+    sender_id: UUID
+    client_id: str | None
+    message_type: MessageType
+    reply_to: UUID | None
+    key_version: int
+    nonce: bytes
+    sealed: bytes
+    created_at: datetime
+    edited_at: datetime | None = None
+
+
+COLUMNS = (
+    "chatroom_id, seq, id, sender_id, client_id, message_type, reply_to, "
+    "key_version, nonce, sealed, created_at, edited_at"
+)
+_QUALIFIED = ", ".join(f"m.{name.strip()}" for name in COLUMNS.split(","))
+_SENDER = "u.username, u.display_name, u.avatar_url"
+
+
+def stored_message(row: Any) -> StoredMessage:
+    """A row with all of COLUMNS as a StoredMessage."""
+    return StoredMessage(
+        chatroom_id=row["chatroom_id"],
+        seq=row["seq"],
+        id=row["id"],
+        sender_id=row["sender_id"],
+        client_id=row["client_id"],
+        message_type=row["message_type"],
+        reply_to=row["reply_to"],
+        key_version=row["key_version"],
+        nonce=row["nonce"],
+        sealed=row["sealed"],
+        created_at=row["created_at"],
+        edited_at=row["edited_at"],
+    )
+
+
+def open_message(stored: StoredMessage, sender: User, key: RoomKey) -> Message:
+    """The message as members see it. Raises crypto.sealing.SealBroken when the row was tampered with."""
+    body = key.unseal(stored.id, stored.sender_id, stored.key_version, stored.nonce, stored.sealed)
+    return Message(
+        id=stored.id,
+        chatroom_id=stored.chatroom_id,
+        seq=stored.seq,
+        user_id=stored.sender_id,
+        username=sender.username,
+        display_name=sender.display_name,
+        avatar_url=sender.avatar_url,
+        content=body.content,
+        message_type=stored.message_type,
+        reply_to=stored.reply_to,
+        created_at=stored.created_at,
+        edited_at=stored.edited_at,
+    )
+
+
+def open_rows(rows: Iterable[Any], key: RoomKey) -> tuple[Message, ...]:
+    """Rows of messages joined with their senders, opened."""
+    return tuple(open_message(stored_message(row), sender_of(row), key) for row in rows)
+
+
+def sender_of(row: Any) -> User:
+    """The sender in a row of messages joined with users."""
+    return User(
+        id=row["sender_id"],
+        username=row["username"],
+        display_name=row["display_name"],
+        avatar_url=row["avatar_url"],
+    )
+
+
+async def page_before(conn: Connection, chatroom_id: UUID, before: int | None, limit: int, skip: int) -> list[Any]:
+    """Rows below seq `before` (or from the newest), newest first, after skipping `skip`."""
+    return await conn.fetch(
+        f"""SELECT {_QUALIFIED}, {_SENDER} FROM messages m JOIN users u ON u.id = m.sender_id
+            WHERE m.chatroom_id = $1 AND m.seq < $2 ORDER BY m.seq DESC LIMIT $3 OFFSET $4""",
+        chatroom_id,
+        before if before is not None else 2**63 - 1,
+        limit,
+        skip,
+    )
+
+
+async def page_after(conn: Connection, chatroom_id: UUID, after: int, limit: int, skip: int) -> list[Any]:
+    """Rows above seq `after`, oldest first, after skipping `skip`."""
+    return await conn.fetch(
+        f"""SELECT {_QUALIFIED}, {_SENDER} FROM messages m JOIN users u ON u.id = m.sender_id
+            WHERE m.chatroom_id = $1 AND m.seq > $2 ORDER BY m.seq LIMIT $3 OFFSET $4""",
+        chatroom_id,
+        after,
+        limit,
+        skip,
+    )
+
+
+async def newest_of_each(conn: Connection, chatroom_ids: Sequence[UUID]) -> list[Any]:
+    """The newest message row of each chatroom that has one."""
+    return await conn.fetch(
+        f"""SELECT {_QUALIFIED}, {_SENDER} FROM unnest($1::uuid[]) AS k(id)
+            CROSS JOIN LATERAL (SELECT * FROM messages WHERE chatroom_id = k.id ORDER BY seq DESC LIMIT 1) m
+            JOIN users u ON u.id = m.sender_id""",
+        list(chatroom_ids),
+    )
+
+
+async def by_ids(conn: Connection, chatroom_ids: Sequence[UUID], message_ids: Sequence[UUID]) -> list[Any]:
+    """Rows of the messages named by pairs of chatroom and message id."""
+    return await conn.fetch(
+        f"""SELECT {_QUALIFIED}, {_SENDER} FROM unnest($1::uuid[], $2::uuid[]) AS k(chatroom_id, id)
+            JOIN messages m USING (chatroom_id, id) JOIN users u ON u.id = m.sender_id""",
+        list(chatroom_ids),
+        list(message_ids),
+    )
+
+
+async def seq_of(conn: Connection, chatroom_id: UUID, message_id: UUID) -> int | None:
+    """The seq of a message, or None when the chatroom has none of this id."""
+    seq: int | None = await conn.fetchval(
+        "SELECT seq FROM messages WHERE chatroom_id = $1 AND id = $2", chatroom_id, message_id
+    )
+    return seq
+
+
+async def last_seq_before(conn: Connection, chatroom_id: UUID, time: datetime) -> int:
+    """The seq of the newest message written before `time`, or 0.
+
+    Message ids are UUIDv7, which begin with the time in milliseconds (RFC 9562,
+    5.7), so the index on ids answers.
+    """
+    seq: int | None = await conn.fetchval(
+        "SELECT seq FROM messages WHERE chatroom_id = $1 AND id < $2 ORDER BY id DESC LIMIT 1",
+        chatroom_id,
+        first_id_at(time),
+    )
+    return seq or 0
+
+
+def first_id_at(time: datetime) -> UUID:
+    """The least UUIDv7 of a moment; all ids made earlier are below it."""
+    aware = time if time.tzinfo else time.replace(tzinfo=UTC)
+    milliseconds = max(0, int(aware.timestamp() * 1000))
+    return UUID(int=(milliseconds << 80) & ((1 << 128) - 1))
