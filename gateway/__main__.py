@@ -187,3 +187,9 @@ class _Reload:
             log.exception("the keys could not be reloaded; the old ones stay")
             return
         log.info("keys reloaded", extra={"rewrapped": rewrapped})
+
+
+if __name__ == "__main__":
+    from gateway.cli import main
+
+    main()

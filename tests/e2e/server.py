@@ -1,0 +1,166 @@
+"""A real Parley in a process of its own, and what a test needs to talk to it as any client would."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import aiohttp
+
+GENEROUS = {
+    "PARLEY_LIMIT_REQUESTS": "1000000",
+    "PARLEY_LIMIT_COMMANDS": "100000000",
+    "PARLEY_LIMIT_BURST": "1000000",
+    "PARLEY_LIMIT_CONNECTIONS": "100000",
+    "PARLEY_LIMIT_UNAUTHENTICATED": "100000",
+    "PARLEY_LIMIT_PASSWORD_QUEUE": "10000",
+    "PARLEY_DRAIN": "0.2",
+}
+"""Limits out of the way, for tests that are about something else."""
+
+PASSWORD = "planted-password-0451"
+"""Every test account's; the scan of dumps and logs looks for it."""
+
+
+@dataclass(slots=True)
+class Person:
+    """An account that is signed in."""
+
+    id: UUID
+    username: str
+    token: str
+    refresh_token: str
+
+
+@dataclass(slots=True)
+class Server:
+    """`parley serve` as a child process. It can be killed and started again on the same data and port."""
+
+    directory: Path
+    database_url: str
+    settings: dict[str, str]
+    port: int = 0
+    process: asyncio.subprocess.Process | None = None
+    log_files: list[Path] = field(default_factory=list)
+
+    @property
+    def http(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ws(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/ws"
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    async def start(self) -> None:
+        """Starts it, and returns when it answers."""
+        self.port = self.port or free_port()
+        log = self.directory / f"server-{len(self.log_files)}.log"
+        self.log_files.append(log)
+        env = {
+            **os.environ,
+            **GENEROUS,
+            "PARLEY_DATA": str(self.directory / "data"),
+            "DATABASE_URL": self.database_url,
+            "PARLEY_HTTP": f"127.0.0.1:{self.port}",
+            **self.settings,
+        }
+        with log.open("wb") as out:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "gateway", "serve", env=env, stdout=out, stderr=out
+            )
+        async with asyncio.timeout(30):
+            while not await self._answers():
+                assert self.process.returncode is None, log.read_text()
+                await asyncio.sleep(0.02)
+
+    async def _answers(self) -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    async def kill(self) -> None:
+        """kill -9."""
+        await self._end(signal.SIGKILL)
+
+    async def stop(self) -> None:
+        """SIGTERM, and wait for the drain."""
+        await self._end(signal.SIGTERM)
+
+    async def _end(self, number: signal.Signals) -> None:
+        if self.process is not None and self.process.returncode is None:
+            self.process.send_signal(number)
+            async with asyncio.timeout(30):
+                await self.process.wait()
+
+    def logs(self) -> str:
+        """Everything it has written, over all its starts."""
+        return "".join(path.read_text() for path in self.log_files)
+
+    # --- REST --------------------------------------------------------------------------------
+
+    async def call(self, method: str, path: str, token: str | None = None, body: Any = None) -> tuple[int, Any]:
+        """One request: the status and the JSON of the answer."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        async with (
+            aiohttp.ClientSession() as http,
+            http.request(method, self.http + path, headers=headers, json=body) as answer,
+        ):
+            return answer.status, await answer.json()
+
+    async def data(self, method: str, path: str, token: str | None = None, body: Any = None) -> Any:
+        """The `data` of an answer that has to be a success."""
+        status, answer = await self.call(method, path, token, body)
+        assert status < 300, answer
+        return answer.get("data")
+
+    async def person(self, username: str | None = None) -> Person:
+        """A new account."""
+        name = username or f"user-{uuid4().hex[:12]}"
+        body = {"username": name, "email": f"{name}@example.com", "password": PASSWORD, "display_name": name.title()}
+        data = await self.data("POST", "/auth/register", body=body)
+        return Person(UUID(data["user"]["id"]), name, data["access_token"], data["refresh_token"])
+
+    async def people(self, count: int) -> list[Person]:
+        """So many new accounts."""
+        return list(await asyncio.gather(*(self.person() for _ in range(count))))
+
+    async def chatroom(self, owner: Person, *members: Person, **settings: Any) -> UUID:
+        """A group of these people."""
+        body = {"name": "room", "user_ids": [str(person.id) for person in members], "max_members": 1000, **settings}
+        data = await self.data("POST", "/chatrooms", owner.token, body)
+        return UUID(data["chatroom"]["id"])
+
+    async def history(self, person: Person, chatroom_id: UUID) -> list[dict[str, Any]]:
+        """All messages of a chatroom, oldest first, page by page."""
+        messages: list[dict[str, Any]] = []
+        after = 0
+        while True:
+            path = f"/chatrooms/{chatroom_id}/messages?after={after}&limit=100"
+            data = await self.data("GET", path, person.token)
+            messages += data["messages"]
+            if not data["pagination"]["has_more"]:
+                return messages
+            after = messages[-1]["seq"]
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
