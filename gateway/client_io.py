@@ -225,19 +225,20 @@ class ClientIO:
     async def _converse(self) -> tuple[int, str]:
         """One connection from its beginning to its end: how it was closed, and why."""
         try:
-            async with open_socket(
+            socket = await open_socket(
                 self._url,
                 subprotocols=[Subprotocol(f"parley.v1.{self._codec.name}")],
                 compression=None,
                 ping_interval=None,  # the state has a heartbeat of its own
                 close_timeout=CLOSE_TIMEOUT,
                 max_size=MAX_FRAME,
-            ) as socket:
-                if socket.subprotocol is None:
-                    return CloseCode.bad_version, "the server does not speak Parley's protocol"
-                return await self._talk(socket)
+            )
         except (OSError, TimeoutError, InvalidHandshake) as error:
             return self._no_connection(error)
+        try:
+            return await self._talk(socket)
+        finally:
+            await socket.close()
 
     def _no_connection(self, error: Exception) -> tuple[int, str]:
         if isinstance(error, NegotiationError):
@@ -248,6 +249,8 @@ class ClientIO:
         return ABNORMAL, str(error)
 
     async def _talk(self, socket: ClientConnection) -> tuple[int, str]:
+        if socket.subprotocol is None:
+            return CloseCode.bad_version, "the server does not speak Parley's protocol"
         self._socket = socket
         self._outgoing = asyncio.Queue()
         writer = asyncio.create_task(self._write(socket, self._outgoing))
