@@ -6,9 +6,7 @@ import pytest
 
 from gateway.client_effects import ClientClosed, ClientEvent, HistoryGap, local
 from gateway.client_inbox import LIMIT, PAUSE_AT, UNREAD_LIMIT, Inbox
-from tests.gateway.client_world import room_id
-
-ROOM = room_id(1)
+from tests.gateway.client_shapes import ROOM
 
 
 def durable(seq: int) -> ClientEvent:
