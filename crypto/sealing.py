@@ -28,7 +28,10 @@ class MasterKeyMissing(Exception):
 
     def __init__(self, master_key_id: str) -> None:
         self.master_key_id = master_key_id
-        super().__init__(f"the master key {master_key_id!r} is missing")
+        super().__init__(
+            f"Stored messages are sealed under the master key {master_key_id!r}, which is not among the keys at hand. "
+            "Put it back: into PARLEY_MASTER_KEYS, or into the data directory's keys."
+        )
 
 
 def new_key() -> bytes:
@@ -67,6 +70,11 @@ class MasterKeys:
         self.current = keys[0][0]
         """Id of the newest key, the one that wraps."""
 
+    def require(self, master_key_id: str) -> None:
+        """Raises MasterKeyMissing when this key is not here."""
+        if master_key_id not in self._keys:
+            raise MasterKeyMissing(master_key_id)
+
     def wrap(self, data_key: bytes, ad: bytes) -> tuple[str, bytes]:
         """The id of the newest master key, and the data key wrapped by it (its nonce in front)."""
         nonce, sealed = seal(self._keys[self.current], data_key, ad)
@@ -74,7 +82,5 @@ class MasterKeys:
 
     def unwrap(self, master_key_id: str, wrapped: bytes, ad: bytes) -> bytes:
         """The data key. Raises MasterKeyMissing, or SealBroken."""
-        key = self._keys.get(master_key_id)
-        if key is None:
-            raise MasterKeyMissing(master_key_id)
-        return unseal(key, wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], ad)
+        self.require(master_key_id)
+        return unseal(self._keys[master_key_id], wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], ad)

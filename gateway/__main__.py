@@ -35,7 +35,7 @@ from storage.bus import LocalBus
 from storage.database import Database, migrate
 from storage.embedded import database_url
 from storage.journal import Journal
-from storage.room_keys import RoomKeys, rewrap
+from storage.room_keys import RoomKeys, check_master_keys, rewrap
 
 log = logging.getLogger("parley")
 
@@ -43,8 +43,11 @@ log = logging.getLogger("parley")
 async def serve(config: Config) -> None:
     """Runs one Parley process until SIGTERM or SIGINT, then drains it."""
     keys = load_keys(config)
+    master = MasterKeys(keys.master)
     async with database_url(config.database_url, config.data) as url, _database(config, url) as database:
-        await _run(config, database, keys)
+        async with database.acquire() as conn:
+            await check_master_keys(conn, master)
+        await _run(config, database, keys, master)
 
 
 def load_keys(config: Config) -> Keys:
@@ -67,11 +70,11 @@ async def _database(config: Config, url: str) -> AsyncIterator[Database]:
             await asyncio.wait_for(database.close(), 5)
 
 
-async def _run(config: Config, database: Database, keys: Keys) -> None:
+async def _run(config: Config, database: Database, keys: Keys, master: MasterKeys) -> None:
     metrics, wheel, bus = Metrics(), Wheel(), LocalBus()
     hub = Hub(metrics)
     presence = Presence(hub, wheel, config.presence_grace)
-    room_keys = RoomKeys(database, MasterKeys(keys.master))
+    room_keys = RoomKeys(database, master)
     repair = Repair(hub, database, room_keys)
     bus.listen(hub.deliver)
     services = Services(

@@ -11,6 +11,7 @@ import uvloop
 
 from crypto import keyfile
 from crypto.keyfile import Keys, SecretError
+from crypto.sealing import MasterKeyMissing
 from crypto.tokens import AccessTokens
 from gateway import logs
 from gateway.config import Config, ConfigError
@@ -38,7 +39,7 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except (ConfigError, SecretError) as error:
             raise BadSetting(str(error)) from error
-        except (DatabaseError, EmbeddedPostgresError, ChatError) as error:
+        except (DatabaseError, EmbeddedPostgresError, MasterKeyMissing, ChatError) as error:
             raise Refusal(str(error)) from error
 
 

@@ -49,6 +49,19 @@ def _framer(codec: Codec) -> Callable[[bytes], bytes]:
 class WebSocketPump(asyncio.Protocol):
     """One WebSocket. It is the `Socket` of its connection."""
 
+    __slots__ = (
+        "_address",
+        "_connection",
+        "_door",
+        "_fragments",
+        "_origins",
+        "_protocol",
+        "_text",
+        "_transport",
+        "_wires",
+        "paused",
+    )
+
     def __init__(self, door: Door, wires: dict[str, Wire], origins: tuple[str, ...]) -> None:
         self._door = door
         self._wires = wires
@@ -74,14 +87,13 @@ class WebSocketPump(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
-        protocol = self._protocol
-        protocol.receive_data(data)
-        for event in protocol.events_received():
+        self._protocol.receive_data(data)
+        for event in self._protocol.events_received():
             if isinstance(event, Frame):
                 self._frame(event)
             elif isinstance(event, Request):
                 self._handshake(event)
-        if protocol.writes:
+        if self._protocol.writes:
             self._write_protocol()
 
     def eof_received(self) -> bool:
@@ -134,6 +146,9 @@ class WebSocketPump(asyncio.Protocol):
 
     def _open(self, request: Request) -> None:
         name = self._protocol.subprotocol or SUBPROTOCOL + DEFAULT
+        if not self._protocol.reader.buffer:
+            # The handshake's protocol keeps the request, half of what an idle session weighs; a fresh one does not.
+            self._protocol = ServerProtocol(state=OPEN, max_size=self._door.config.limit_frame)
         self._connection = Connection(self._door, self, self._wires[name], self._address)
         self._connection.begin(_token(request))
 

@@ -117,6 +117,13 @@ def _wrapping(chatroom_id: UUID, version: int) -> bytes:
     return b"parley room key" + chatroom_id.bytes + version.to_bytes(4, "big")
 
 
+async def check_master_keys(conn: Connection, master: MasterKeys) -> None:
+    """Raises MasterKeyMissing when a chatroom's key is wrapped by a master key that is not at hand."""
+    rows = await conn.fetch("SELECT DISTINCT master_key_id FROM chatroom_keys")
+    for row in rows:
+        master.require(row["master_key_id"])
+
+
 async def rewrap(conn: Connection, master: MasterKeys) -> int:
     """Wraps every room key under the newest master key. Returns how many were not; messages stay as they are."""
     rows = await conn.fetch(
