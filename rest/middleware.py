@@ -61,7 +61,6 @@ class Headers:
         """Answers a preflight, and dresses every other answer."""
         response = self._preflight(request) or await handler(request)
         headers = response.headers
-        headers["Server"] = "Parley"
         headers["X-Content-Type-Options"] = "nosniff"
         headers["Referrer-Policy"] = "no-referrer"
         # What the API says is for its reader alone; the few public answers say so themselves.
@@ -123,10 +122,6 @@ class Failures:
             return response
         except web.HTTPException as error:
             return translated(error)
-        except web.RequestPayloadError:
-            response = refused(ChatError("VALIDATION_INVALID_FORMAT", "The body is broken."), 400)
-            response.force_close()
-            return response
         except Exception as error:
             return _unexpected(request, error)
 

@@ -72,6 +72,8 @@ class Connection(web.RequestHandler):
         """Sends an answer. A client that does not read it in the time a body may take is cut off."""
         if isinstance(resp, web.HTTPException):
             resp = translated(resp)  # refused before any middleware saw it
+        # aiohttp would name itself, Python, and the versions of both.
+        resp.headers["Server"] = "Parley"
         try:
             async with asyncio.timeout(self._settings.body_deadline):
                 return await super().finish_response(request, resp, start_time)

@@ -88,6 +88,16 @@ async def test_a_head_begun_behind_a_request_is_cut(serve: Serve) -> None:
         assert 0.2 < await cut_after(reader, writer, b"TP/1.1\r\nX: " + b"x" * 500) < 1.0
 
 
+async def test_half_a_head_and_then_silence_is_cut(serve: Serve) -> None:
+    """The deadline runs for every head anew, also when the one before was quick, and needs no further byte to end."""
+    server = await serve(header_deadline=0.3, keep_alive=60)
+    async with server.raw() as (reader, writer):
+        writer.write(GET)
+        await read_answer(reader)
+        writer.write(GET[:20])
+        assert await asyncio.wait_for(reader.read(), 2) == b""
+
+
 async def test_idle_connections_outlive_the_head_deadline(serve: Serve) -> None:
     """Between requests a connection may be silent for the time of keep-alive, and no longer."""
     server = await serve(header_deadline=0.2, keep_alive=0.8)

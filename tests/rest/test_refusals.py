@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 from uuid import UUID
@@ -208,22 +209,39 @@ async def test_what_is_no_http(server: Server, request_bytes: bytes, caplog: pyt
             answer = await reader.read()
     assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 ")), answer
     assert b'"success":false' in answer
+    assert b"aiohttp" not in answer
     assert b"planted" not in answer
     assert "planted" not in caplog.text
     assert "Traceback" not in caplog.text
     assert (await server.ask("GET", "/users/me")).status == 200
 
 
-async def test_a_broken_chunk(server: Server) -> None:
-    """A body whose chunks make no sense is refused, not waited for."""
+@pytest.mark.parametrize(
+    ("pause", "status", "code"), [(0, 400, "VALIDATION_INVALID_FORMAT"), (0.1, 408, "REQUEST_TIMEOUT")]
+)
+async def test_a_broken_chunk(serve: Serve, pause: float, status: int, code: str) -> None:
+    """A body whose chunks make no sense is refused; where its head came before, by the deadline of bodies."""
+    server = await serve(body_deadline=0.3)
     async with server.raw() as (reader, writer):
         writer.write(
             b"POST /chatrooms HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ada-token\r\n"
-            b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
         )
-        answer = await reader.read()
-    assert answer.split(b" ", 2)[1] in (b"400", b"422")
-    assert b"VALIDATION_INVALID_FORMAT" in answer
+        await asyncio.sleep(pause)
+        writer.write(b"zz\r\n")
+        answer = await asyncio.wait_for(reader.read(), 4)
+    assert int(answer.split(b" ")[1]) == status
+    assert code.encode() in answer
+
+
+async def test_a_body_that_will_be_too_long(server: Server) -> None:
+    """It is refused by its announced length, before any of it is read."""
+    async with server.raw() as (reader, writer):
+        writer.write(
+            b"POST /chatrooms HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ada-token\r\nContent-Length: 9000000\r\n\r\n"
+        )
+        answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 2)
+    assert answer.startswith(b"HTTP/1.1 413 ")
 
 
 async def test_an_expectation_that_nobody_knows(server: Server) -> None:
