@@ -96,7 +96,11 @@ class Chat:
         return await future
 
     async def prepare(self, command: SendMessage) -> None:
-        """Loads what `begin` needs to work at once. Raises ChatError CHATROOM_NOT_FOUND."""
+        """Loads what `begin` needs to work at once. Raises ChatError MESSAGE_TOO_LONG, CHATROOM_NOT_FOUND and others.
+
+        Length comes first, whether the chatroom exists or not: what is refused first must not tell outsiders.
+        """
+        messages.check_length(command.content, self._services.config.limit_text)
         await self._services.room_keys.get(command.chatroom_id)
 
     def can_begin(self, command: SendMessage) -> bool:

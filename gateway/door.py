@@ -120,6 +120,8 @@ class Door:
         session.opening = False
         session.push_uncounted(session.wire.chunk("ready", ready, id=id))
         for state in states:
+            if state.id not in session.rooms:  # joined, and the event that says so is not delivered here yet
+                self.hub.hold(session, state.id)
             self.hub.release(session, state.id, state.seq)
         self.hub.release_rest(session)
         self.hub.mark(session)
@@ -148,7 +150,9 @@ class Door:
             return Reset("not_ready")
         if session.wire is not wire:
             return Reset("other_protocol", session.handled)
+        before = set(session.rooms)
         memberships = await self._recheck(session, actor)
+        memberships |= session.rooms.keys() - before  # joined while we asked
         if self.hub.sessions.get(session.id) is not session:
             return Reset("unknown_session")
         missed = session.resume(command.received, memberships)

@@ -48,15 +48,20 @@ class Link(Protocol):
 
 
 class Room:
-    """A chatroom that somebody here hears. `head` is the seq of the newest event delivered, if known."""
+    """A chatroom that somebody here hears.
 
-    __slots__ = ("head", "held", "id", "live", "member_count", "openers", "repairing")
+    `head` is the seq of the newest event delivered, if known. Those in `ahead` have been
+    told of events up to the seq there, and stay held until `head` is there too.
+    """
+
+    __slots__ = ("ahead", "head", "held", "id", "live", "member_count", "openers", "repairing")
 
     def __init__(self, id: UUID) -> None:
         self.id = id
         self.head: int | None = None
         self.live: dict[Wire, dict[Session, None]] = {}
         self.held: dict[Session, list[CommittedEvent] | None] = {}
+        self.ahead: dict[Session, int] = {}
         self.openers: dict[Session, None] = {}
         self.member_count = 0
         self.repairing = False
@@ -161,17 +166,23 @@ class Hub:
         if room is None:
             room = self.rooms[room_id] = Room(room_id)
         self._unlist(session, room)
+        room.ahead.pop(session, None)
         room.held[session] = []
         session.rooms[room_id] = room
 
     def release(self, session: Session, room_id: UUID, seq: int) -> bool:
         """Sends what was set aside after `seq` and makes the session live.
 
-        False when it could not be made gapless; the session then has to sync.
+        The database may know of a commit before we do: then those who are live still
+        wait for it, and this session stays held until they have had it. False when it
+        could not be made gapless; the session then has to sync.
         """
         room = self.rooms.get(room_id)
         if room is None or session not in room.held:
             return False
+        if room.head is not None and room.head < seq and any(room.live.values()):
+            room.ahead[session] = seq
+            return True
         held = room.held.pop(session)
         if room.head is None or room.head < seq:
             room.head = seq
@@ -183,7 +194,11 @@ class Hub:
             return False
         session.caught_up(room_id)
         for event in fresh:
-            self._deliver_one(session, room, event)
+            if session.user.id in event.adds and room_id not in session.rooms:  # left and came back meanwhile
+                self.rooms[room_id] = room
+                self._list(session, room)
+            if room_id in session.rooms:
+                self._deliver_one(session, room, event)
         return True
 
     def abandon_hold(self, session: Session, room_id: UUID) -> None:
@@ -191,12 +206,13 @@ class Hub:
         room = self.rooms.get(room_id)
         if room is not None and session in room.held:
             del room.held[session]
+            room.ahead.pop(session, None)
             self._list(session, room)
             self._tell_lag(session, room)
 
     def release_rest(self, session: Session) -> None:
         """A session's state was read, and these rooms were not in it: it came to them since, or had left before."""
-        for room in [room for room in session.rooms.values() if session in room.held]:
+        for room in [r for r in session.rooms.values() if session in r.held and session not in r.ahead]:
             held = room.held[session]
             if held and session.user.id in held[0].adds:
                 self.release(session, room.id, held[0].seq - 1)
@@ -235,6 +251,7 @@ class Hub:
     def _part(self, session: Session, room: Room) -> None:
         self._unlist(session, room)
         room.held.pop(session, None)
+        room.ahead.pop(session, None)
         self.close_room(session, room.id)
         session.rooms.pop(room.id, None)
         if room.empty:
@@ -266,24 +283,31 @@ class Hub:
                     self._deliver_room(room_id, part)
 
     def _deliver_room(self, room_id: UUID, events: list[CommittedEvent]) -> None:
-        for user_id in events[0].adds:
-            self._welcome(user_id, room_id, events[0].seq)
+        room = self.rooms.get(room_id)
+        head = None if room is None else room.head
+        if room is not None and head is not None and events[0].seq > head + 1:
+            self.on_gap(room)
+            return
+        new = [event for event in events if head is None or event.seq > head]
+        for user_id in new[0].adds if new else ():
+            self._welcome(user_id, room_id, new[0].seq)
         room = self.rooms.get(room_id)
         if room is None:
             return
-        if room.head is not None:
-            if events[0].seq > room.head + 1:
-                self.on_gap(room)
-                return
-            events = [event for event in events if event.seq > room.head]
-            if not events:
-                return
-        room.head = events[-1].seq
-        self._set_aside(room, events)
+        self._set_aside(room, events)  # repeats too: a state that is being read may be older than the head
+        if new:
+            self._advance(room, new)
+
+    def _advance(self, room: Room, events: list[CommittedEvent]) -> None:
+        room.head = head = events[-1].seq
         for user_id in events[0].removes:
             self._farewell(user_id, room, events[0])
-        if self.rooms.get(room_id) is room:
-            self._fan_out(room, events)
+        if self.rooms.get(room.id) is not room:
+            return
+        self._fan_out(room, events)
+        for session, seq in [(session, seq) for session, seq in room.ahead.items() if seq <= head]:
+            del room.ahead[session]
+            self.release(session, room.id, seq)
 
     def _fan_out(self, room: Room, events: list[CommittedEvent]) -> None:
         """The hot path: one encoding per wire, one append per session."""
@@ -314,7 +338,8 @@ class Hub:
         for session, held in room.held.items():
             if held is None:
                 continue
-            held.extend(events)
+            last = held[-1].seq if held else 0
+            held.extend(event for event in events if event.seq > last)
             if len(held) > HELD_EVENTS:
                 room.held[session] = None
 

@@ -1,0 +1,441 @@
+"""The hub by itself: who hears what, and that state and live events join without a seam."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import pytest
+
+from gateway.hub import HELD_EVENTS, Hub, Room
+from gateway.metrics import Metrics
+from gateway.session import Session, SessionLimits
+from gateway.wire import Chunk, Wire
+from protocol.codec import JSON, MSGPACK
+from protocol.errors import CloseCode
+from protocol.events import Event, MemberUpdated, TypingIndicator
+from protocol.models import User
+from storage.journal import CommittedEvent
+
+ROOM = UUID(int=1)
+LIMITS = SessionLimits(ephemeral=1_000, outbox=2_000, replay_frames=100, replay_bytes=100_000)
+
+
+class FakeLink:
+    """A socket that keeps what it is given, and reads when told to."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.paused = False
+        self.frames: list[tuple[str, int | None]] = []
+        self.chunks: list[Chunk] = []
+        self.closed: CloseCode | None = None
+        self.stuck_told = 0
+        self._wire = wire
+
+    def write(self, chunks: list[Chunk]) -> None:
+        for chunk in chunks:
+            self.chunks.append(chunk)
+            start = 0
+            for end in chunk.ends:
+                frame = self._wire.codec.decode_server(chunk.data[start:end])
+                self.frames.append((frame.event, frame.seq))
+                start = end
+
+    def stuck(self) -> None:
+        self.stuck_told += 1
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        self.closed = code
+
+
+class World:
+    """A hub without sockets or a database."""
+
+    def __init__(self) -> None:
+        self.hub = Hub(Metrics())
+        self.json = Wire(JSON, bytes)
+        self.msgpack = Wire(MSGPACK, bytes)
+        self.gaps: list[Room] = []
+        self.hub.on_gap = self.gaps.append
+
+    def session(
+        self, name: str = "ann", wire: Wire | None = None, user: User | None = None
+    ) -> tuple[Session, FakeLink]:
+        wire = wire or self.json
+        user = user or User(id=uuid4(), username=name, display_name=name)
+        session = Session(uuid4(), "secret", user, uuid4(), datetime.now(UTC), wire, LIMITS)
+        link = FakeLink(wire)
+        self.hub.add(session, link)
+        return session, link
+
+    def member(self, seq: int, name: str = "ann", wire: Wire | None = None) -> tuple[Session, FakeLink]:
+        """A session that hears the room from `seq` plus one."""
+        session, link = self.session(name, wire)
+        self.hub.hold(session, ROOM)
+        self.open(session, seq)
+        return session, link
+
+    def open(self, session: Session, seq: int) -> None:
+        """What the door does once it has read where the room stands."""
+        session.opening = False
+        self.hub.release(session, ROOM, seq)
+        self.hub.release_rest(session)
+
+    def deliver(self, *seqs: int) -> None:
+        self.hub.deliver([event(seq) for seq in seqs])
+
+    def flush(self) -> None:
+        self.hub._flush()
+
+
+def event(seq: int, adds: Iterable[UUID] = (), removes: Iterable[UUID] = ()) -> CommittedEvent:
+    data: Event = MemberUpdated(chatroom_id=ROOM, user_id=UUID(int=9), role="member")
+    return CommittedEvent(ROOM, seq, "member_updated", data, tuple(adds), tuple(removes))
+
+
+def seqs(link: FakeLink) -> list[int]:
+    return [seq for _, seq in link.frames if seq is not None]
+
+
+def names(link: FakeLink) -> list[str]:
+    return [name for name, _ in link.frames]
+
+
+@pytest.fixture
+async def world() -> World:
+    return World()
+
+
+# --- state and live events join --------------------------------------------------------------
+
+
+async def test_held_events_follow_the_state(world: World) -> None:
+    """What comes while the state is read is sent after it, without what the state already tells."""
+    session, link = world.session()
+    world.hub.hold(session, ROOM)
+    world.deliver(5, 6)
+    world.deliver(7)
+    world.open(session, 6)
+    world.deliver(8)
+    world.flush()
+    assert seqs(link) == [7, 8]
+
+
+async def test_a_state_ahead_of_the_hub_costs_nobody_an_event(world: World) -> None:
+    """A state may name a commit that the hub has not delivered: the others still get it, the newcomer does not."""
+    _, old = world.member(4)
+    session, new = world.session("bob")
+    world.hub.hold(session, ROOM)
+    world.open(session, 6)
+    world.deliver(5)
+    world.deliver(6)
+    world.deliver(7)
+    world.flush()
+    assert seqs(old) == [5, 6, 7]
+    assert seqs(new) == [7]
+    assert session.lagging is None
+
+
+async def test_two_states_of_different_age(world: World) -> None:
+    """Two sessions read their states at different moments, and nobody else hears the room: neither misses a thing."""
+    late, late_link = world.session("late")
+    soon, soon_link = world.session("soon")
+    world.hub.hold(late, ROOM)
+    world.hub.hold(soon, ROOM)
+    world.open(soon, 6)
+    world.deliver(5, 6)
+    world.open(late, 4)
+    world.deliver(7)
+    world.flush()
+    assert seqs(soon_link) == [7]
+    assert seqs(late_link) == [5, 6, 7]
+
+
+async def test_a_newcomer_to_nobody_s_room(world: World) -> None:
+    """The first to hear a room sets its head: an older event that comes late is not sent to it."""
+    _, link = world.member(6)
+    world.deliver(6)
+    world.deliver(7)
+    world.flush()
+    assert seqs(link) == [7]
+
+
+async def test_holding_again_forgets_the_earlier_hold(world: World) -> None:
+    """A sync while an earlier hold is waiting starts anew."""
+    world.member(4)
+    session, link = world.session("bob")
+    world.hub.hold(session, ROOM)
+    world.open(session, 6)
+    world.hub.hold(session, ROOM)
+    world.deliver(5, 6)
+    world.hub.release(session, ROOM, 5)
+    world.deliver(7)
+    world.flush()
+    assert seqs(link) == [6, 7]
+
+
+async def test_too_many_held_events(world: World) -> None:
+    """A session whose state takes too long is told to sync, and holds no more than its share."""
+    session, link = world.session()
+    world.hub.hold(session, ROOM)
+    for first in range(1, HELD_EVENTS + 2, 200):
+        world.deliver(*range(first, first + 200))
+    world.open(session, 3)
+    world.flush()
+    assert names(link) == ["lagging"]
+    assert session.lagging is not None
+    world.deliver(session.lagging[ROOM] + 1)
+    world.flush()
+    assert names(link) == ["lagging"]
+
+
+async def test_a_state_that_is_older_than_what_was_held(world: World) -> None:
+    """When events between the state and what was held are missing, the session is told to sync."""
+    world.member(8)
+    session, link = world.session("bob")
+    world.hub.hold(session, ROOM)
+    world.deliver(9)
+    world.open(session, 7)
+    world.flush()
+    assert names(link) == ["lagging"]
+
+
+async def test_a_state_that_could_not_be_read(world: World) -> None:
+    """The session is told to sync before it hears the room again."""
+    session, link = world.member(4)
+    world.hub.hold(session, ROOM)
+    world.deliver(5)
+    world.hub.abandon_hold(session, ROOM)
+    world.deliver(6)
+    world.flush()
+    assert names(link) == ["lagging"]
+
+
+# --- coming and going ------------------------------------------------------------------------
+
+
+async def test_a_member_hears_from_the_event_that_adds_them(world: World) -> None:
+    """The first event of a newcomer is the one that says that they joined."""
+    world.member(4)
+    session, link = world.session("bob")
+    session.opening = False
+    world.deliver(5)
+    world.hub.deliver([event(6, adds=[session.user.id]), event(7)])
+    world.flush()
+    assert seqs(link) == [6, 7]
+
+
+async def test_a_newcomer_does_not_hear_what_a_gap_hid(world: World) -> None:
+    """Events before a newcomer's first are not theirs, also when they are found late."""
+    _, old = world.member(4)
+    session, new = world.session("bob")
+    session.opening = False
+    joined = event(7, adds=[session.user.id])
+    world.hub.deliver([joined])
+    assert [room.id for room in world.gaps] == [ROOM]
+    world.hub.deliver([event(5), event(6), joined])
+    world.flush()
+    assert seqs(old) == [5, 6, 7]
+    assert seqs(new) == [7]
+
+
+async def test_the_last_event_of_a_member_who_leaves(world: World) -> None:
+    """Who is removed hears that, and nothing after it."""
+    _, old = world.member(4)
+    session, link = world.member(4, "bob")
+    world.hub.deliver([event(5), event(6, removes=[session.user.id]), event(7)])
+    world.flush()
+    assert seqs(link) == [5, 6]
+    assert seqs(old) == [5, 6, 7]
+    assert ROOM not in session.rooms
+
+
+async def test_an_old_event_adds_nobody(world: World) -> None:
+    """Events that a repair reads again do not bring back a member who has left since."""
+    _, old = world.member(4)
+    session, link = world.session("bob")
+    session.opening = False
+    there_and_back = [event(5, adds=[session.user.id]), event(6, removes=[session.user.id])]
+    world.hub.deliver(there_and_back)
+    world.hub.deliver(there_and_back)
+    world.deliver(7)
+    world.flush()
+    assert seqs(link) == [5, 6]
+    assert seqs(old) == [5, 6, 7]
+
+
+async def test_removed_while_the_state_is_read(world: World) -> None:
+    """A removal that is set aside ends the room for the session when it is released."""
+    world.member(4)
+    session, link = world.session("bob")
+    world.hub.hold(session, ROOM)
+    world.hub.deliver([event(5), event(6, removes=[session.user.id]), event(7)])
+    world.open(session, 4)
+    world.deliver(8)
+    world.flush()
+    assert seqs(link) == [5, 6]
+
+
+async def test_left_and_came_back_while_the_state_is_read(world: World) -> None:
+    """What happened in the room between a leave and a return is not sent; what happens after the return is."""
+    world.member(4)
+    session, link = world.session("bob")
+    user_id = session.user.id
+    world.hub.hold(session, ROOM)
+    world.hub.deliver([event(5, removes=[user_id]), event(6), event(7, adds=[user_id]), event(8)])
+    world.open(session, 4)
+    world.deliver(9)
+    world.flush()
+    assert seqs(link) == [5, 7, 8, 9]
+
+
+async def test_joined_while_the_session_opens(world: World) -> None:
+    """A room joined after the list of rooms was read begins with the event that says so."""
+    session, link = world.session("bob")
+    world.hub.deliver([event(5, adds=[session.user.id]), event(6)])
+    session.opening = False
+    world.hub.release_rest(session)
+    world.deliver(7)
+    world.flush()
+    assert seqs(link) == [5, 6, 7]
+
+
+async def test_a_room_that_nobody_hears_is_forgotten(world: World) -> None:
+    """The hub keeps no room without hearers."""
+    session, _ = world.member(4)
+    world.hub.forget(session)
+    assert not world.hub.rooms
+    assert not world.hub.users
+    assert not world.hub.links
+
+
+# --- gaps and repeats ------------------------------------------------------------------------
+
+
+async def test_a_gap_is_reported_and_not_delivered(world: World) -> None:
+    """An event that is not the next one waits until what is between was found."""
+    _, link = world.member(4)
+    world.deliver(6)
+    world.flush()
+    assert [room.id for room in world.gaps] == [ROOM]
+    assert seqs(link) == []
+    world.deliver(5, 6)
+    world.flush()
+    assert seqs(link) == [5, 6]
+
+
+async def test_repeats_are_dropped(world: World) -> None:
+    """An event that comes twice is delivered once, also when the second time brings new ones along."""
+    _, link = world.member(4)
+    world.deliver(5, 6)
+    world.deliver(5, 6)
+    world.deliver(6, 7)
+    world.flush()
+    assert seqs(link) == [5, 6, 7]
+
+
+# --- fan-out ---------------------------------------------------------------------------------
+
+
+async def test_one_encoding_for_all(world: World) -> None:
+    """All receivers on one wire share the same bytes object."""
+    links = [world.member(4, f"u{n}", wire)[1] for n, wire in enumerate([world.json, world.json, world.msgpack])]
+    world.deliver(5)
+    world.flush()
+    one, two, three = (link.chunks[-1] for link in links)
+    assert one.data is two.data
+    assert one.data != three.data
+    assert [seqs(link) for link in links] == [[5], [5], [5]]
+
+
+async def test_a_slow_reader_lags_and_is_told_where_it_stands(world: World) -> None:
+    """Beyond its outbox a session gets no room events; once it drains, one `lagging` names the newest seq."""
+    session, link = world.member(0)
+    _, other = world.member(0, "bob")
+    link.paused = True
+    for seq in range(1, 41):
+        world.deliver(seq)
+        world.flush()
+    assert session.queued < LIMITS.outbox + 500
+    assert link.stuck_told > 0
+    assert seqs(other) == list(range(1, 41))
+    link.paused = False
+    world.hub.flush_now(session)
+    got = seqs(link)
+    assert got == list(range(1, len(got) + 1))
+    assert names(link)[-1] == "lagging"
+    assert session.lagging == {ROOM: 40}
+    world.deliver(41)
+    world.flush()
+    assert names(link)[-1] == "lagging"
+    world.hub.hold(session, ROOM)
+    world.hub.release(session, ROOM, 41)
+    world.deliver(42)
+    world.flush()
+    assert seqs(link) == [*got, 42]
+
+
+async def test_ephemeral_events_go_to_those_who_have_the_room_open(world: World) -> None:
+    """Only openers hear typing, never the one who types, and a slow reader loses it without lagging."""
+    ann, ann_link = world.member(0, "ann")
+    bob, bob_link = world.member(0, "bob")
+    _, other = world.member(0, "eve")
+    world.hub.open_room(ann, ROOM)
+    world.hub.open_room(bob, ROOM)
+    typing = TypingIndicator(chatroom_id=ROOM, user_id=ann.user.id, username="ann", is_typing=True)
+    bob_link.paused = True
+    for _ in range(40):
+        world.hub.tell_openers(ROOM, "typing_indicator", typing, but=ann.user.id)
+    world.flush()
+    bob_link.paused = False
+    world.hub.flush_now(bob)
+    assert 0 < len(bob_link.frames) < 40
+    assert set(names(bob_link)) == {"typing_indicator"}
+    assert not ann_link.frames
+    assert not other.frames
+    world.hub.close_room(bob, ROOM)
+    world.hub.tell_openers(ROOM, "typing_indicator", typing)
+    world.flush()
+    assert names(ann_link) == ["typing_indicator"]
+
+
+# --- sessions and sockets --------------------------------------------------------------------
+
+
+async def test_attaching_replaces_the_old_socket(world: World) -> None:
+    """A session has one socket; the older one is closed as replaced, and its end is not the session's."""
+    session, old = world.member(0)
+    new = FakeLink(world.json)
+    world.hub.attach(session, new, world.json)
+    assert old.closed is CloseCode.replaced
+    assert world.hub.detach(session, old) is False
+    world.deliver(1)
+    world.flush()
+    assert seqs(new) == [1]
+    assert world.hub.detach(session, new) is True
+
+
+async def test_a_cut_session_keeps_counting(world: World) -> None:
+    """Events go on being counted and kept for a session without a socket."""
+    session, link = world.member(0)
+    world.deliver(1)
+    world.flush()
+    world.hub.detach(session, link)
+    world.deliver(2, 3)
+    missed = session.resume(1, {ROOM})
+    assert isinstance(missed, list)
+    again = FakeLink(world.json)
+    again.write(missed)
+    assert seqs(again) == [2, 3]
+
+
+async def test_a_sign_in_that_ends_closes_its_sessions(world: World) -> None:
+    """Sockets of the sign-in are closed, cut sessions forgotten, other sign-ins left alone."""
+    session, link = world.member(0)
+    other, other_link = world.session(user=session.user)
+    world.hub.close_sign_in(session.sign_in_id)
+    assert link.closed is CloseCode.auth_failed
+    assert session.id not in world.hub.sessions
+    assert other_link.closed is None
+    assert world.hub.sessions_of(other.user.id) == [other]
