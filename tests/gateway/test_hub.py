@@ -34,6 +34,7 @@ class FakeLink:
         self._wire = wire
 
     def write(self, chunks: list[Chunk]) -> None:
+        """Keeps the frames."""
         for chunk in chunks:
             self.chunks.append(chunk)
             start = 0
@@ -43,9 +44,11 @@ class FakeLink:
                 start = end
 
     def stuck(self) -> None:
+        """Counts."""
         self.stuck_told += 1
 
     def close(self, code: CloseCode, reason: str) -> None:
+        """Keeps the code."""
         self.closed = code
 
 
@@ -62,6 +65,7 @@ class World:
     def session(
         self, name: str = "ann", wire: Wire | None = None, user: User | None = None
     ) -> tuple[Session, FakeLink]:
+        """A session that is about to open, and its socket."""
         wire = wire or self.json
         user = user or User(id=uuid4(), username=name, display_name=name)
         session = Session(uuid4(), "secret", user, uuid4(), datetime.now(UTC), wire, LIMITS)
@@ -83,27 +87,33 @@ class World:
         self.hub.release_rest(session)
 
     def deliver(self, *seqs: int) -> None:
+        """Events of the room, as they come from the journal."""
         self.hub.deliver([event(seq) for seq in seqs])
 
     def flush(self) -> None:
+        """The end of this turn of the loop."""
         self.hub._flush()
 
 
 def event(seq: int, adds: Iterable[UUID] = (), removes: Iterable[UUID] = ()) -> CommittedEvent:
+    """A durable event of the room."""
     data: Event = MemberUpdated(chatroom_id=ROOM, user_id=UUID(int=9), role="member")
     return CommittedEvent(ROOM, seq, "member_updated", data, tuple(adds), tuple(removes))
 
 
 def seqs(link: FakeLink) -> list[int]:
+    """What a socket was sent, by seq."""
     return [seq for _, seq in link.frames if seq is not None]
 
 
 def names(link: FakeLink) -> list[str]:
+    """What a socket was sent, by name."""
     return [name for name, _ in link.frames]
 
 
 @pytest.fixture
 async def world() -> World:
+    """A hub of the test's own."""
     return World()
 
 
