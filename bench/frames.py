@@ -1,0 +1,183 @@
+"""WebSocket frames without a socket: prebuilt ones to send, and the little that is read of those that come.
+
+The generator must cost less than the server. Of most frames only the length, the
+chatroom and the seq are read, and these stand at a frame's end, where they are
+found without parsing it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+from uuid import UUID
+
+from protocol.codec import ClientFrame, Codec
+from protocol.commands import SendMessage
+
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+"""Opcodes (RFC 6455, 5.2)."""
+
+ID_WIDTH = 12
+"""Digits of a frame id: all of the same width, so that a prebuilt frame's length never changes."""
+
+_PLACE = "#" * ID_WIDTH
+_MASK = bytes(4)  # of zeros: the server unmasks as ever, and the payload can be put together beforehand
+
+
+class Run(NamedTuple):
+    """Events of one chatroom with seq `first`, `first + 1`, … `last`, one right after the other."""
+
+    room: bytes
+    first: int
+    last: int
+
+
+class Scan(NamedTuple):
+    """What was found in some bytes. `end` is where the first incomplete frame begins."""
+
+    runs: list[Run]
+    acks: list[int]
+    others: list[tuple[int, bytes]]
+    end: int
+
+
+class Layout(NamedTuple):
+    """Where a codec's server frames have what is looked for.
+
+    `event` and `ack` are how such frames begin; `tail` finds chatroom and seq in the
+    frame that ends at an offset; `id_tail` is the number of bytes behind an ack's id.
+    """
+
+    event: bytes
+    ack: bytes
+    tail: Callable[[bytes, int], tuple[bytes, int]]
+    id_tail: int
+
+
+def _json_tail(data: bytes, end: int) -> tuple[bytes, int]:
+    """A frame ends in `,"chatroom_id":"<36 characters>","seq":17}`."""
+    at = data.rindex(b'"seq":', end - 26, end)
+    return data[at - 38 : at - 2], int(data[at + 6 : end - 1])
+
+
+def _msgpack_tail(data: bytes, end: int) -> tuple[bytes, int]:
+    """The same in MessagePack: a number below 128 is one byte, others have a byte of type before them."""
+    at = data.rindex(b"\xa3seq", end - 13, end)
+    number = data[at + 4 : end]
+    return data[at - 36 : at], int.from_bytes(number[1:] if len(number) > 1 else number, "big")
+
+
+LAYOUTS = {
+    "json": Layout(b'{"event":"message_received"', b'{"event":"ack"', _json_tail, 2),
+    "msgpack": Layout(b"\x84\xa5event\xb0message_received", b"\x83\xa5event\xa3ack", _msgpack_tail, 0),
+}
+
+
+def masked(opcode: int, payload: bytes) -> bytes:
+    """A client's frame. Payloads have less than 64 KiB here."""
+    size = len(payload)
+    length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
+    return bytes([0x80 | opcode]) + length + _MASK + payload
+
+
+def send_template(codec: Codec, room: UUID, text: str) -> Callable[[int], bytes]:
+    """A function from a message's number to its `send_message` frame; the number is the frame's id and `client_id`."""
+    command = SendMessage(chatroom_id=room, content=text, client_id=_PLACE)
+    frame = masked(BINARY if codec.binary else TEXT, codec.encode(ClientFrame("send_message", command, _PLACE)))
+    first, second, third = frame.split(_PLACE.encode())
+
+    def build(number: int) -> bytes:
+        digits = b"%0*d" % (ID_WIDTH, number)
+        return b"".join((first, digits, second, digits, third))
+
+    return build
+
+
+def split(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(opcode, start, end) of the payload of each whole frame. The server never masks and never fragments."""
+    at, size = 0, len(data)
+    while size - at >= 2:
+        length, start = data[at + 1], at + 2
+        if length == 126:
+            length, start = int.from_bytes(data[at + 2 : at + 4], "big"), at + 4
+        elif length == 127:
+            length, start = int.from_bytes(data[at + 2 : at + 10], "big"), at + 10
+        if start + length > size:
+            return
+        yield data[at] & 0x0F, start, start + length
+        at = start + length
+
+
+def scan(data: bytes, layout: Layout) -> Scan:
+    """Reads lengths, chatrooms and seqs; anything but durable events and acks is handed on as it is."""
+    runs: list[Run] = []
+    acks: list[int] = []
+    others: list[tuple[int, bytes]] = []
+    room, first, last, at = b"", 0, -1, 0
+    for opcode, start, at in split(data):
+        if data.startswith(layout.event, start):
+            here, seq = layout.tail(data, at)
+            if seq != last + 1 or here != room:
+                if room:
+                    runs.append(Run(room, first, last))
+                room, first = here, seq
+            last = seq
+        elif data.startswith(layout.ack, start):
+            acks.append(int(data[at - layout.id_tail - ID_WIDTH : at - layout.id_tail]))
+        else:
+            others.append((opcode, data[start:at]))
+    if room:
+        runs.append(Run(room, first, last))
+    return Scan(runs, acks, others, at)
+
+
+class Scanner:
+    """Scans, and remembers the last result: what one receiver got, the next usually gets byte for byte.
+
+    Equal bytes have equal seqs, and comparing them is cheaper than looking for them.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._data = b""
+        self._scan = Scan([], [], [], 0)
+
+    def scan(self, data: bytes) -> Scan:
+        """What is in these bytes, which begin with a frame."""
+        if data != self._data:
+            self._data, self._scan = data, scan(data, self._layout)
+        return self._scan
+
+
+class SeqCheck:
+    """The seqs that one receiver had of one chatroom, against 1, 2, 3, …"""
+
+    __slots__ = ("last", "missing", "reordered", "repeated")
+
+    def __init__(self, last: int) -> None:
+        self.last = last
+        self.missing: set[int] = set()
+        self.reordered = 0
+        self.repeated = 0
+
+    def take(self, first: int, last: int) -> None:
+        """Events `first` … `last` have come. The usual case is that they follow what was there."""
+        if first == self.last + 1:
+            self.last = last
+            return
+        for seq in range(first, last + 1):
+            self._one(seq)
+
+    def _one(self, seq: int) -> None:
+        if seq > self.last:
+            self.missing.update(range(self.last + 1, seq))
+            self.last = seq
+        elif seq in self.missing:
+            self.missing.discard(seq)
+            self.reordered += 1
+        else:
+            self.repeated += 1
+
+    def lost(self, head: int) -> int:
+        """How many of the events up to `head` have not come."""
+        return len(self.missing) + max(0, head - self.last)

@@ -1,0 +1,100 @@
+"""The calls that set a scenario up: accounts, chatrooms, metrics. Not under measurement, so plain and blocking."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPSConnection
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import msgspec
+
+from bench.target import TargetError
+
+AT_ONCE = 8
+"""Calls under way together; the server hashes two passwords at a time anyway."""
+TRIES = 20
+"""How often a call is made that is told to come back later."""
+ADDED_AT_ONCE = 500
+"""Users that one command may add to a chatroom."""
+PASSWORD = "as long as it has to be"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A user who is signed in."""
+
+    id: str
+    token: str
+
+
+class Rest:
+    """The REST layer of one server."""
+
+    def __init__(self, url: str) -> None:
+        self._url = urlsplit(url)
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._run = secrets.token_hex(4)  # names of an earlier run may still be taken
+
+    async def accounts(self, count: int) -> list[Account]:
+        """So many new users. Each costs the server an argon2 hash of some 30 ms."""
+        return list(await asyncio.gather(*(self._account(number) for number in range(count))))
+
+    async def _account(self, number: int) -> Account:
+        name = f"bench-{self._run}-{number}"
+        body = {"username": name, "email": f"{name}@example.com", "password": PASSWORD}
+        data = await self._data("POST", "/auth/register", None, body)
+        return Account(data["user"]["id"], data["access_token"])
+
+    async def chatroom(self, owner: Account, others: Sequence[Account]) -> UUID:
+        """A group of these users."""
+        body = {"name": "bench", "max_members": max(2, len(others) + 1)}
+        data = await self._data("POST", "/chatrooms", owner.token, body)
+        id = data["chatroom"]["id"]
+        for at in range(0, len(others), ADDED_AT_ONCE):
+            added = {"user_ids": [account.id for account in others[at : at + ADDED_AT_ONCE]]}
+            await self._data("POST", f"/chatrooms/{id}/members", owner.token, added)
+        return UUID(id)
+
+    async def metrics(self) -> dict[str, float]:
+        """The server's metrics without labels."""
+        status, body = await self._call("GET", "/metrics", None, None)
+        if status != HTTPStatus.OK:
+            return {}
+        lines = re.findall(rb"^(\w+) ([0-9.e+-]+)$", body, re.MULTILINE)
+        return {name.decode(): float(value) for name, value in lines}
+
+    async def _data(self, method: str, path: str, token: str | None, body: Any) -> Any:
+        """The `data` of an answer. Waits when told to; raises TargetError for other refusals."""
+        answer = b""
+        for _ in range(TRIES):
+            status, answer = await self._call(method, path, token, body)
+            if status < HTTPStatus.BAD_REQUEST:
+                return msgspec.json.decode(answer)["data"]
+            if status != HTTPStatus.TOO_MANY_REQUESTS:
+                break
+            await asyncio.sleep(msgspec.json.decode(answer)["error"].get("retry_after") or 1.0)
+        raise TargetError(f"{method} {path}: {answer.decode(errors='replace')}")
+
+    async def _call(self, method: str, path: str, token: str | None, body: Any) -> tuple[int, bytes]:
+        async with self._turns:
+            return await asyncio.to_thread(self._blocking, method, path, token, body)
+
+    def _blocking(self, method: str, path: str, token: str | None, body: Any) -> tuple[int, bytes]:
+        kind = HTTPSConnection if self._url.scheme == "https" else HTTPConnection
+        connection = kind(self._url.netloc, timeout=30)
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+        try:
+            connection.request(method, self._url.path + path, msgspec.json.encode(body) if body else None, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        except OSError as error:
+            raise TargetError(f"{self._url.geturl()} does not answer: {error}") from error
+        finally:
+            connection.close()

@@ -1,0 +1,204 @@
+"""One session on one socket: opens itself, checks every seq, and tells a Listener what came."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import ssl
+from collections.abc import Sequence
+from typing import Protocol, cast
+from urllib.parse import urlsplit
+
+from bench.frames import CLOSE, LAYOUTS, PING, PONG, Run, Scan, Scanner, SeqCheck, masked, split
+from bench.rest import Account
+from bench.target import TargetError
+from protocol.codec import CODECS, Codec
+
+AT_ONCE = 64
+"""Sessions that are opening together: below any listen backlog, and enough to keep the server busy."""
+OPEN_SECONDS = 30.0
+"""What one session may take to open while the others do too."""
+READ_FULLY = 50
+"""Every so many-th session decodes all it gets: 2 %."""
+
+
+class Listener(Protocol):
+    """Who counts. Called for every read from a socket, so it has to be quick."""
+
+    def acked(self, numbers: list[int]) -> None:
+        """Answers to messages have come."""
+        ...
+
+    def heard(self, before: int, last: int) -> None:
+        """A receiver that had a chatroom's events up to `before` has those up to `last`."""
+        ...
+
+    def failed(self, what: str) -> None:
+        """Something came that should not have, or a connection ended."""
+        ...
+
+
+class Wire:
+    """What the sessions of one run share: address, codec, the memory of the last scan, the listener."""
+
+    def __init__(self, url: str, codec: str, listener: Listener, text: str) -> None:
+        parts = urlsplit(url)
+        self.tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self.host = parts.hostname or "127.0.0.1"
+        self.port = parts.port or (443 if self.tls else 80)
+        self.path = parts.path
+        self.name = codec
+        self.codec: Codec = CODECS[codec]
+        self.scanner = Scanner(LAYOUTS[codec])
+        self.listener = listener
+        self.text = text
+
+    def request(self, token: str) -> bytes:
+        """The upgrade; the token goes where a browser has to put it."""
+        key = base64.b64encode(os.urandom(16)).decode()
+        return (
+            f"GET {self.path}/ws?token={token} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n"
+            f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
+            f"Sec-WebSocket-Protocol: parley.v1.{self.name}\r\n\r\n"
+        ).encode()
+
+
+class BenchSession(asyncio.Protocol):
+    """The socket. `checks` has the state of each chatroom it hears, `delivered` counts their events."""
+
+    def __init__(self, wire: Wire, token: str, *, read_fully: bool) -> None:
+        self._wire = wire
+        self._token = token
+        self._read_fully = read_fully
+        self._rest = b""
+        self._upgraded = False
+        self._closing = False
+        self.checks: dict[bytes, SeqCheck] = {}
+        self.delivered = 0
+        self.fully_read = 0
+        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Asks for the upgrade."""
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.write(self._wire.request(self._token))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is gone: a failure, unless it was us."""
+        self._fail(f"connection lost: {exc or 'closed by the server'}")
+
+    def close(self) -> None:
+        """Drops the socket."""
+        self._closing = True
+        self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """The hot path."""
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        if not self._upgraded:
+            data = self._upgrade(data)
+        scan = self._wire.scanner.scan(data)
+        if scan.end != len(data):
+            self._rest = data[scan.end :]
+        if scan.others:
+            self._others(scan)
+        if scan.acks:
+            self._wire.listener.acked(scan.acks)
+        for run in scan.runs:
+            self._take(run)
+        if self._read_fully and scan.runs:
+            self._decode(data, scan)
+
+    def _take(self, run: Run) -> None:
+        check = self.checks.get(run.room)
+        if check is None:
+            self._fail("an event of a chatroom that is none of this session's")
+            return
+        before = check.last
+        check.take(run.first, run.last)
+        self.delivered += run.last - run.first + 1
+        self._wire.listener.heard(before, check.last)
+
+    # --- what is rare ------------------------------------------------------------------------
+
+    def _upgrade(self, data: bytes) -> bytes:
+        """What follows the answer to the upgrade, once that is there."""
+        head, end, after = data.partition(b"\r\n\r\n")
+        if not end:
+            self._rest = data
+            return b""
+        self._upgraded = True
+        if not head.startswith(b"HTTP/1.1 101 "):
+            self._fail(f"the upgrade was refused: {head.splitlines()[0].decode(errors='replace')}")
+            return b""
+        return after
+
+    def _others(self, scan: Scan) -> None:
+        for opcode, payload in scan.others:
+            if opcode == PING:
+                self.transport.write(masked(PONG, payload))
+            elif opcode == CLOSE:
+                self._fail(f"closed: {int.from_bytes(payload[:2], 'big')} {payload[2:].decode(errors='replace')}")
+            else:
+                self._other(payload)
+
+    def _other(self, payload: bytes) -> None:
+        frame = self._wire.codec.decode_server(payload)
+        if frame.event == "ready":
+            rooms = frame.data["chatrooms"]
+            self.checks = {room["id"].encode(): SeqCheck(room["seq"]) for room in rooms}
+            self.opened.set_result(None)
+        elif frame.event != "hello":
+            self._fail(f"{frame.event}: {frame.data}")
+
+    def _decode(self, data: bytes, scan: Scan) -> None:
+        """Decodes what was only skimmed, and compares."""
+        decode, text = self._wire.codec.decode_server, self._wire.text
+        frames = [decode(data[start:end]) for _, start, end in split(data[: scan.end])]
+        events = [frame for frame in frames if frame.event == "message_received"]
+        skimmed = [(run.room.decode(), seq) for run in scan.runs for seq in range(run.first, run.last + 1)]
+        if [(str(frame.chatroom_id), frame.seq) for frame in events] != skimmed:
+            self._fail("a frame is not what its last bytes say")
+        if any(frame.data["message"]["content"] != text for frame in events):
+            self._fail("a message's text is not the one that was sent")
+        self.fully_read += len(events)
+
+    def _fail(self, what: str) -> None:
+        if self._closing:
+            return
+        if not self.opened.done():
+            self.opened.set_exception(TargetError(f"A session could not be opened: {what}"))
+            self._closing = True
+        else:
+            self._wire.listener.failed(what)
+
+
+async def open_sessions(wire: Wire, accounts: Sequence[Account], count: int, first: int = 0) -> list[BenchSession]:
+    """`count` sessions, going round the accounts. Raises TargetError; those that were open are closed then."""
+    turns = asyncio.Semaphore(AT_ONCE)
+    sessions: list[BenchSession] = []
+
+    async def one(number: int) -> None:
+        async with turns, asyncio.timeout(OPEN_SECONDS):
+            session = BenchSession(wire, accounts[number % len(accounts)].token, read_fully=number % READ_FULLY == 0)
+            sessions.append(session)
+            await asyncio.get_running_loop().create_connection(lambda: session, wire.host, wire.port, ssl=wire.tls)
+            await session.opened
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for number in range(first, first + count):
+                group.create_task(one(number))
+    except BaseExceptionGroup as errors:
+        close_sessions(sessions)
+        raise errors.exceptions[0] from None
+    return sessions
+
+
+def close_sessions(sessions: Sequence[BenchSession]) -> None:
+    """Drops all these sockets."""
+    for session in sessions:
+        session.close()

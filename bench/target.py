@@ -1,0 +1,137 @@
+"""The server under load: one of our own on a fresh data directory, or whatever answers at a URL."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import usage
+from bench.usage import Memory, Usage
+
+START_SECONDS = 60.0
+"""What a start may take, making the database included."""
+STOP_SECONDS = 30.0
+
+SETTINGS = {
+    "PARLEY_HTTP": "127.0.0.1:0",
+    "PARLEY_LOG_LEVEL": "warning",
+    "DATABASE_URL": "",  # its own database, whatever else there is
+    "PARLEY_DRAIN": "0.1",
+    "PARLEY_ACCESS_TOKEN_LIFE": "86400",
+    "PARLEY_LIMIT_BURST": "1000000000",
+    "PARLEY_LIMIT_COMMANDS": "1000000000",
+    "PARLEY_LIMIT_CONNECTIONS": "1000000",
+    "PARLEY_LIMIT_PASSWORD_QUEUE": "100000",
+    "PARLEY_LIMIT_REQUESTS": "1000000000",
+    "PARLEY_LIMIT_UNAUTHENTICATED": "1000000",
+}
+"""How our own server differs from a fresh install: limits on what one user or address may do are out of the way."""
+
+
+class TargetError(Exception):
+    """The server can't be used; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the load goes. `pid` and `data` are those of our own server; of others nothing is measured from within."""
+
+    url: str
+    pid: int | None = None
+    data: Path | None = None
+
+    def usage(self) -> Usage | None:
+        """CPU seconds of the server so far, where they can be known."""
+        if self.pid is None or self.data is None or not usage.available():
+            return None
+        return usage.read_usage(self.pid, postmaster_of(self.data))
+
+    def memory(self) -> Memory | None:
+        """The memory of the Parley process, where it can be known."""
+        return usage.read_memory(self.pid) if self.pid is not None and usage.available() else None
+
+
+def postmaster_of(data: Path) -> int | None:
+    """The process that the embedded PostgreSQL of a data directory runs under."""
+    try:
+        return int((data / "postgres" / "postmaster.pid").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+@asynccontextmanager
+async def target(url: str | None, *, apart: bool) -> AsyncIterator[Target]:
+    """The server at `url`, or one of our own that is stopped at the end, its data removed.
+
+    With `apart` our own server and its PostgreSQL have the first core and we the last, where there are two.
+    Raises TargetError.
+    """
+    if url is not None:
+        yield Target(url.rstrip("/"))
+        return
+    cores = _cores()
+    data = Path(tempfile.mkdtemp(prefix="parley-bench-"))
+    process = None
+    try:
+        _stay_on(cores[:1] if apart else cores)
+        process = _launch(data)
+        _stay_on(cores[-1:] if apart else cores)
+        yield Target(await _listening(process, data), process.pid, data)
+    finally:
+        _stay_on(cores)
+        if process is not None:
+            _stop(process, data)
+        shutil.rmtree(data, ignore_errors=True)
+
+
+def _cores() -> list[int]:
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def _stay_on(cores: list[int]) -> None:
+    """Pins this process, and what it starts from now on. Without a choice nothing is pinned."""
+    if cores:
+        os.sched_setaffinity(0, cores)
+
+
+def _launch(data: Path) -> subprocess.Popen[bytes]:
+    """Starts Parley. It has a process group of its own: Ctrl-C is for us, and we stop it."""
+    env = {**os.environ, **SETTINGS, "PARLEY_DATA": str(data)}
+    command = [sys.executable, "-m", "gateway", "serve"]
+    with (data / "parley.log").open("wb") as log:
+        return subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)  # noqa: S603  our own program
+
+
+async def _listening(process: subprocess.Popen[bytes], data: Path) -> str:
+    """Waits until the server says where it listens. Raises TargetError."""
+    log = data / "parley.log"
+    with suppress(TimeoutError):
+        async with asyncio.timeout(START_SECONDS):
+            while process.poll() is None:
+                if found := re.search(r"HTTP +(http://\S+)", log.read_text()):
+                    return found.group(1)
+                await asyncio.sleep(0.02)
+    raise TargetError(f"Parley did not start:\n{log.read_text()[-2000:]}")
+
+
+def _stop(process: subprocess.Popen[bytes], data: Path) -> None:
+    """SIGTERM, which stops the database too; when that takes too long, both are ended the hard way."""
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if postmaster := postmaster_of(data):
+        with suppress(ProcessLookupError):
+            os.kill(postmaster, signal.SIGQUIT)

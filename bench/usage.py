@@ -1,0 +1,72 @@
+"""What processes use, by the kernel's own account. Linux only: elsewhere there are no such figures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+PROC = Path("/proc")
+
+
+class Usage(NamedTuple):
+    """CPU seconds since the start, of Parley and of its PostgreSQL with all its processes."""
+
+    parley: float
+    postgres: float
+
+    def since(self, earlier: Usage) -> Usage:
+        """What was used in between."""
+        return Usage(self.parley - earlier.parley, self.postgres - earlier.postgres)
+
+
+class Memory(NamedTuple):
+    """Bytes of one process: resident, and resident with shared pages counted in part."""
+
+    rss: int
+    pss: int
+
+
+def available() -> bool:
+    """Whether this system has such figures."""
+    return (PROC / "self" / "smaps_rollup").exists()
+
+
+def read_usage(parley: int, postmaster: int | None) -> Usage:
+    """The CPU of both so far."""
+    return Usage(_cpu(_stat(parley)), _cpu_of_tree(postmaster) if postmaster else 0.0)
+
+
+def _stat(pid: int | str) -> list[str]:
+    """Fields 3 and on of proc(5)'s stat: those behind the name, which may hold spaces."""
+    return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+
+
+def _cpu(stat: list[str], *, reaped: bool = False) -> float:
+    """User and system time; with `reaped` also that of children which have ended."""
+    ticks = sum(map(int, stat[11 : 15 if reaped else 13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _cpu_of_tree(root: int) -> float:
+    """The postmaster and its children; one that ends in between goes on counting with its parent."""
+    total = _cpu(_stat(root), reaped=True)
+    for entry in PROC.iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            stat = _stat(entry.name)
+        except OSError:  # it has ended meanwhile
+            continue
+        if int(stat[1]) == root:
+            total += _cpu(stat)
+    return total
+
+
+def read_memory(pid: int) -> Memory:
+    """What a process has in memory now."""
+    sizes = {}
+    for line in (PROC / str(pid) / "smaps_rollup").read_text().splitlines()[1:]:
+        name, _, rest = line.partition(":")
+        sizes[name] = int(rest.split()[0]) * 1024
+    return Memory(sizes["Rss"], sizes["Pss"])
