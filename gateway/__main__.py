@@ -126,7 +126,7 @@ async def _listening(config: Config, door: Door, chat: Chat, metrics: Metrics) -
 def _rest_settings(config: Config) -> RestSettings:
     return RestSettings(
         version=version("parley"),
-        public_url=f"http://{config.http}",
+        public_url=config.public_url or f"http://{config.http}",
         requests_per_minute=config.limit_requests,
         body_limit=config.limit_body,
         body_deadline=config.http_body_deadline,

@@ -54,11 +54,16 @@ ANONYMOUS = (commands.Register, commands.Login, commands.Refresh)
 """Commands that need no signed-in user."""
 
 
+HEALTH_SECONDS = 1.0
+"""How long an answer about health is given again."""
+
+
 class Chat:
     """Commands in, answers out."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._health: tuple[float, dict[str, str]] = (float("-inf"), {})
         self.ready = True
 
     async def authenticate(self, token: str) -> Actor:
@@ -133,10 +138,16 @@ class Chat:
         return self._services.access_tokens.jwks()
 
     async def health(self) -> dict[str, str]:
-        """Each service behind Parley: `healthy` or `unhealthy`."""
+        """Each service behind Parley: `healthy` or `unhealthy`. Anyone may ask, so the answer holds for a second."""
+        now = asyncio.get_running_loop().time()
+        if now - self._health[0] > HEALTH_SECONDS:
+            self._health = (now, {"database": await self._database_health()})
+        return self._health[1]
+
+    async def _database_health(self) -> str:
         try:
             async with self._services.database.acquire() as conn:
                 await conn.fetchval("SELECT 1")
         except ChatError:
-            return {"database": "unhealthy"}
-        return {"database": "healthy"}
+            return "unhealthy"
+        return "healthy"

@@ -124,7 +124,7 @@ class Commands:
         self._retry_at.pop(pending.id, None)
 
     def abandon(self, id: str) -> None:
-        """The caller has gone. What is on its way stays, since the server counts it."""
+        """The caller has gone. What is on its way stays, so that its answer is known for what it is."""
         pending = self._pending.get(id)
         if pending is not None and pending.number is None:
             self.remove(pending)

@@ -108,7 +108,6 @@ class Rooms:
                 return taken + self._leave(room)
             self._set(room, self._after(room.state, following))
             following = room.held.pop(room.state.seq + 1, None)
-        self._look(room, room.state.seq)
         return taken
 
     def _ends_membership(self, event: ClientEvent) -> bool:

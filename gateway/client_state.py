@@ -194,7 +194,7 @@ class ClientState:
         return pending.id, self._take()
 
     def abandon(self, id: str) -> None:
-        """Nobody waits for the command any more; if it has not been sent yet, it never is."""
+        """Nobody waits for the command any more; if it is not on its way, it is never sent."""
         self._commands.abandon(id)
 
     def _submit(self, command: Command, internal: bool = True) -> Pending:

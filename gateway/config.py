@@ -36,6 +36,9 @@ class Config:
         "PARLEY_DATA", Path("data"), "directory of the embedded database and of keys made at first start"
     )
     http: str = setting("PARLEY_HTTP", "127.0.0.1:8000", "address and port of HTTP and WebSocket")
+    public_url: str | None = setting(
+        "PARLEY_PUBLIC_URL", None, "how people reach the server, where that is not `http://` and PARLEY_HTTP"
+    )
     database_url: str | None = setting(
         "DATABASE_URL", None, "PostgreSQL 14 or newer; without it Parley runs its own", secret=True
     )
@@ -167,6 +170,8 @@ def _parse(name: str, kind: str, text: str) -> Any:
         number = int(text) if kind == "int" else float(text)
     except ValueError:
         raise ConfigError(f"{name} is {text!r}; it has to be a number") from None
+    if number == 0 and "_LIMIT_" in name:
+        raise ConfigError(f"{name} is 0; it has to be above zero")
     if not 0 <= number < math.inf:
         raise ConfigError(f"{name} is {text}; it cannot be negative or without end")
     return number

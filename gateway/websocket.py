@@ -54,6 +54,7 @@ class WebSocketPump(asyncio.Protocol):
         "_connection",
         "_door",
         "_fragments",
+        "_live",
         "_origins",
         "_protocol",
         "_text",
@@ -74,6 +75,7 @@ class WebSocketPump(asyncio.Protocol):
         self._connection: Connection | None = None
         self._address = ""
         self._fragments: bytearray | None = None
+        self._live = False
         self.paused = False
 
     # --- asyncio.Protocol --------------------------------------------------------------------
@@ -103,6 +105,7 @@ class WebSocketPump(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
+        self._live = False
         if self._connection is not None:
             rcvd = self._protocol.close_rcvd
             self._connection.lost(clean=rcvd is not None and rcvd.code == WsCloseCode.NORMAL_CLOSURE)
@@ -150,6 +153,7 @@ class WebSocketPump(asyncio.Protocol):
             # The handshake's protocol keeps the request, half of what an idle session weighs; a fresh one does not.
             self._protocol = ServerProtocol(state=OPEN, max_size=self._door.config.limit_frame)
         self._connection = Connection(self._door, self, self._wires[name], self._address)
+        self._live = True  # plain and cheap: it is asked at every write
         self._connection.begin(_token(request))
 
     def _frame(self, frame: Frame) -> None:
@@ -180,7 +184,7 @@ class WebSocketPump(asyncio.Protocol):
 
     def write(self, chunks: list[Chunk]) -> None:
         """Sends frames that are framed already; the bytes are shared with other receivers."""
-        if self._protocol.state is not OPEN or self._transport.is_closing():
+        if not self._live:
             return
         if len(chunks) == 1:
             self._transport.write(chunks[0].data)
@@ -199,6 +203,7 @@ class WebSocketPump(asyncio.Protocol):
 
     def send_close(self, code: CloseCode, reason: str) -> None:
         """The close frame."""
+        self._live = False
         if self._protocol.state is OPEN:
             self._protocol.send_close(code, reason)
             self._write_protocol()
@@ -228,6 +233,7 @@ class WebSocketPump(asyncio.Protocol):
             if data:
                 self._transport.write(data)
             else:
+                self._live = False
                 self._transport.close()  # the protocol's end of stream: what is buffered still goes out
 
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
+from msgspec import Struct
 
 from protocol.errors import ChatError
 from protocol.events import Event
@@ -47,8 +48,7 @@ class RoomRow:
     encryption_enabled: bool
 
 
-@dataclass(frozen=True, slots=True)
-class CommittedEvent:
+class CommittedEvent(Struct, frozen=True):
     """A durable event on its way to those who hear the chatroom. `adds` begin to hear it, `removes` cease to."""
 
     chatroom_id: UUID
@@ -59,8 +59,7 @@ class CommittedEvent:
     removes: tuple[UUID, ...] = ()
 
 
-@dataclass(slots=True)
-class Facts:
+class Facts(Struct):
     """What the rules of a send may look at; read in the transaction that writes."""
 
     room: RoomRow | None
@@ -72,8 +71,7 @@ class Facts:
     now: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """What a send comes to. Without `message` nothing is written, as for a duplicate."""
 
     result: Event
@@ -125,8 +123,7 @@ Change = Callable[[Connection, "RoomRow | None", datetime], Awaitable[Changed]]
 """Work that needs a chatroom's lock and SQL of its own, such as a change of members."""
 
 
-@dataclass(slots=True)
-class _SendEntry:
+class _SendEntry(Struct):
     send: Send
     settle: Settle
 

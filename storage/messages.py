@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
+
+from msgspec import Struct
 
 from protocol.models import Message, MessageType, User
 from storage.database import Connection
 from storage.room_keys import RoomKey
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredMessage:
+class StoredMessage(Struct, frozen=True, kw_only=True):
     """A row of `messages`. `sealed` opens only with the chatroom's key of `key_version`."""
 
     chatroom_id: UUID

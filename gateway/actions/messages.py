@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from math import ceil
 from typing import Any
 from uuid import UUID
 
+from msgspec import Struct
 from uuid_utils.compat import uuid7
 
 from gateway.actor import Actor
@@ -47,9 +47,8 @@ def check_may_send(facts: Facts, content: Content) -> None:
 # --- sending ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Sending:
-    """A SendMessage on its way through the journal."""
+class Sending(Struct, frozen=True):
+    """A SendMessage on its way through the journal. A Struct, since one is made for each message."""
 
     command: SendMessage
     sender_id: UUID
