@@ -19,7 +19,7 @@ NO_NUL = r"^[^\x00]*$"
 Name = Annotated[str, Meta(min_length=1, max_length=100, pattern=NO_NUL, description="1 to 100 characters")]
 Description = Annotated[str, Meta(max_length=500, pattern=NO_NUL, description="at most 500 characters")]
 ClientId = Annotated[
-    str, Meta(min_length=1, max_length=64, pattern=NO_NUL, description="chosen by the sender, unique per chatroom")
+    str, Meta(min_length=1, max_length=64, pattern=NO_NUL, description="1 to 64 characters, chosen by the sender")
 ]
 PageNumber = Annotated[int, Meta(ge=1, le=1_000_000)]
 PageLimit = Annotated[int, Meta(ge=1, le=100)]
