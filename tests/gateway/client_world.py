@@ -201,6 +201,8 @@ class ModelServer:
                 self._answer(id, events.ChatroomChanged(chatroom=chatroom(UUID(int=9), 1, name), seq=1))
             case commands.JoinChatroom(chatroom_id=room):
                 self._answer(id, events.ChatroomOpened(chatroom_id=room, seq=self.head(room), online_count=1))
+            case commands.LeaveChatroom():
+                self._answer(id, {})
             case commands.GetChatroom(chatroom_id=room) if room in self.member_of:
                 fetched = events.ChatroomFetched(
                     chatroom=chatroom(room, self.head(room)), members=(member(),), user_role="member"
@@ -209,7 +211,7 @@ class ModelServer:
             case _:
                 self._answer(id, events.Error(code="CHATROOM_NOT_FOUND", message="", details={}), "error")
 
-    def _answer(self, id: str | None, data: Event, event: str = "ack") -> None:
+    def _answer(self, id: str | None, data: Event | dict[str, Any], event: str = "ack") -> None:
         self._tell(self.codec.event(event, data, id=id))
 
     def _send(self, command: commands.SendMessage) -> events.MessageSent:

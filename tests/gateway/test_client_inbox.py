@@ -63,6 +63,20 @@ async def test_after_the_gap_events_go_on() -> None:
     assert await inbox.get() == durable(UNREAD_LIMIT + 2)
 
 
+async def test_nothing_overtakes_the_gap() -> None:
+    """Room made by reading is not used before the gap has been told."""
+    inbox = Inbox()
+    for seq in range(1, UNREAD_LIMIT + 1):
+        inbox.put(durable(seq))
+    inbox.put(durable(UNREAD_LIMIT + 1))
+    first = [await inbox.get(), await inbox.get()]
+    for seq in range(UNREAD_LIMIT + 2, LIMIT + 2):
+        inbox.put(durable(seq))
+    *kept, gap = first + await drain(inbox)
+    assert [event.seq for event in kept] == list(range(1, UNREAD_LIMIT + 1))
+    assert (gap.data.from_seq, gap.data.to_seq) == (UNREAD_LIMIT, LIMIT + 1)
+
+
 async def test_a_gap_that_does_not_fit_widens_the_gap() -> None:
     """Events, a gap of the server's making and events again are one gap to the user."""
     inbox = Inbox()

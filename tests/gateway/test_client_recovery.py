@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol import commands, events
+from protocol import commands, events, models
 from protocol.codec import JSON, MSGPACK, Codec, ServerFrame
 from protocol.errors import ChatError
 from tests.gateway.client_shapes import (
@@ -158,6 +158,115 @@ def test_an_abandoned_command_on_its_way_still_counts(world: World) -> None:
     world.cut()
     world.settle()
     assert world.server.created == ["a", "b"]
+
+
+def test_a_new_session_counts_from_zero(world: World) -> None:
+    """Both counts begin anew: after the next break nothing is handled twice and nothing is missed."""
+    world.submit(send())
+    world.settle()
+    world.cut()
+    world.server.forget()
+    world.settle()
+    for number in range(2):
+        world.submit(commands.CreateChatroom(name=f"r{number}"))
+    world.step_server()
+    world.server.say(ROOM)
+    world.cut()
+    world.settle()
+    assert world.server.created == ["r0", "r1"]
+    assert world.seqs(ROOM) == [2, 3]
+
+
+def test_the_count_goes_on_over_several_breaks(world: World) -> None:
+    """Frames that the server never saw do not count."""
+    for number in range(3):
+        world.submit(commands.CreateChatroom(name=f"r{number}"))
+        world.cut()
+        world.settle()
+    world.submit(commands.CreateChatroom(name="r3"))
+    world.submit(commands.CreateChatroom(name="r4"))
+    world.step_server()
+    world.cut()
+    world.settle()
+    assert world.server.created == ["r0", "r1", "r2", "r3", "r4"]
+
+
+def test_an_error_before_the_session_is_back_does_not_count(world: World) -> None:
+    """Only frames of the session are counted, not those of an opening that failed."""
+    world.cut()
+    world.server.say(ROOM)
+    world.wait(31.0)
+    error = events.Error(code="SERVICE_UNAVAILABLE", message="", details={})
+    world.do(world.state.receive(ServerFrame("error", plain(error)), world.now))
+    world.settle()
+    assert world.seqs(ROOM) == [2]
+
+
+def test_a_sync_that_was_lost_with_its_session_is_asked_for_anew(world: World) -> None:
+    """The new session is asked once, from what is known then."""
+    world.server.say(ROOM, lost=True)
+    world.server.say(ROOM)
+    world.step_client()
+    assert world.sent() == ["sync"]
+    world.cut()
+    world.server.forget()
+    world.wait(31.0)
+    while not world.server.syncs:
+        world.step_client()
+        world.step_server()
+    assert world.sent() == []
+    world.settle()
+    assert world.seqs(ROOM) == [2, 3]
+
+
+def test_closed_chatrooms_are_not_opened_again(world: World) -> None:
+    """`leave_chatroom` is remembered over a lost session, and so is the loss of the chatroom itself."""
+    world.server.join(OTHER)
+    for room in (ROOM, OTHER):
+        world.submit(commands.JoinChatroom(chatroom_id=room))
+    world.submit(commands.LeaveChatroom(chatroom_id=ROOM))
+    world.settle()
+    world.cut()
+    world.server.forget()
+    world.server.member_of.discard(OTHER)
+    world.wait(31.0)
+    for _ in range(3):
+        world.step_client()
+        world.step_server()
+    assert world.state.phase == "live"
+    assert world.sent() == []
+
+
+def test_a_return_that_was_held_back_outlives_the_departure(world: World) -> None:
+    """The return came before the lost departure did: both are delivered, and the room begins at the return."""
+    world.do(world.state.receive(spoken(3), 0.0))
+    world.server.leave(ROOM)
+    world.server.say(ROOM)
+    world.server.join(ROOM)
+    departure = world.server.outgoing.popleft()
+    world.step_client()
+    world.server.outgoing.append(departure)
+    world.step_client()
+    assert world.seqs(ROOM) == [2, 4]
+    assert world.state.chatrooms[ROOM].seq == 4
+
+
+@pytest.mark.parametrize(
+    ("to", "brought", "delivered", "asks"),
+    [(4, [], ["history_gap"], False), (4, [2], ["message_received"], True), (1, [], [], True)],
+)
+def test_a_sync_that_brings_less_than_it_says(to: int, brought: list[int], delivered: list[str], asks: bool) -> None:
+    """As long as a sync helps it is repeated; if it brings nothing of what it promised, that is told as a gap."""
+    world = opened()
+    world.do(world.state.receive(spoken(4), 0.0)) if not brought and to > 1 else None
+    world.do(world.state.receive(ServerFrame("lagging", {"chatrooms": {str(ROOM): 4}}), 0.0))
+    id = world.codec.decode(world.to_server.popleft()).id
+    for seq in brought:
+        world.do(world.state.receive(spoken(seq), 0.0))
+    verdict = models.SyncedRoom(from_seq=1, to_seq=to, verdict="complete")
+    world.do(world.state.receive(ServerFrame("synced", plain(events.Synced(chatrooms={ROOM: verdict})), id), 0.0))
+    assert world.names() == delivered
+    assert world.sent() == (["sync"] if asks else [])
 
 
 # --- lagging -------------------------------------------------------------------------------------------

@@ -2,16 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.client_commands import ATTEMPTS, DELAY_CAP, backoff
-from gateway.client_effects import ClientClosed, End, Send
+from gateway.client_commands import ATTEMPTS
+from gateway.client_effects import End, Send
 from gateway.client_rooms import HELD_LIMIT
-from gateway.client_state import REPORT_EVERY
 from protocol import commands, events, models
 from protocol.codec import JSON, MSGPACK, ServerFrame
 from protocol.errors import ChatError
 from tests.gateway.client_shapes import (
     ME,
-    NOW,
     OTHER,
     ROOM,
     chatroom,
@@ -225,6 +223,14 @@ def test_a_return_behind_a_lost_departure_is_found(world: World) -> None:
     assert world.state.chatrooms[ROOM].seq == 5
 
 
+def test_the_read_position_follows_its_answer(world: World) -> None:
+    """`message_read` moves `last_read_seq`."""
+    id = world.submit(commands.MessageRead(chatroom_id=ROOM, seq=1))
+    position = events.ReadPosition(chatroom_id=ROOM, last_read_seq=1, unread_count=0)
+    world.do(world.state.receive(ServerFrame("ack", plain(position), id), 0.0))
+    assert world.state.chatrooms[ROOM].last_read_seq == 1
+
+
 def test_the_chatrooms_settings_follow_the_events(world: World) -> None:
     """Name and role in `chatrooms` are those after the last event."""
     world.server.post(ROOM, "chatroom_updated", events.ChatroomUpdated(chatroom=chatroom(ROOM, 2, "new")))
@@ -295,89 +301,6 @@ def test_a_sync_is_asked_for_until_it_is_answered(world: World) -> None:
         world.wait(20.0)
     world.settle()
     assert world.seqs(ROOM) == [2, 3]
-
-
-# --- time ----------------------------------------------------------------------------------------------
-
-
-def test_the_server_is_told_what_arrived(world: World) -> None:
-    """After 256 counted frames the client reports, so that the server can forget them."""
-    for _ in range(REPORT_EVERY):
-        world.server.say(ROOM)
-    world.settle()
-    assert world.server.session is not None
-    assert world.server.session.trimmed == REPORT_EVERY
-
-
-def test_a_quiet_line_is_pinged_every_20_seconds(world: World) -> None:
-    """Four fifths of the default heartbeat of 25 s."""
-    world.wait(19.9)
-    assert world.sent() == []
-    world.wait(0.1)
-    assert world.sent() == ["ping"]
-
-
-def test_silence_ends_a_connection(world: World) -> None:
-    """Nothing heard for a heartbeat and 10 s: the line is dead, and the session goes on over a new one."""
-    session = world.state.session_id
-    world.wait(34.9)
-    assert world.connected
-    world.wait(0.1)
-    assert not world.connected
-    world.settle()
-    assert world.state.session_id == session
-
-
-def test_silence_means_nothing_while_nobody_reads(world: World) -> None:
-    """A paused reader hears nothing, and starts counting when it reads on."""
-    world.state.pause()
-    world.wait(100.0)
-    assert world.connected
-    world.state.unpause(world.now)
-    world.wait(34.9)
-    assert world.connected
-
-
-@pytest.mark.parametrize(("code", "delay"), [(4200, 0.0), (4204, 0.0), (4101, 0.25), (1006, 0.25), (1000, 0.25)])
-def test_the_close_code_says_when_to_come_back(code: int, delay: float) -> None:
-    """42xx at once, everything else after a backoff; here jitter is one half of half a second."""
-    world = opened()
-    world.wait(5.0)
-    world.cut(code)
-    assert world.state.deadline == world.now + delay
-
-
-def test_a_session_that_ends_at_once_is_not_renewed_at_once() -> None:
-    """A server that greets and closes again and again is not stormed."""
-    world = opened()
-    world.cut(4203)
-    assert world.state.deadline == world.now + 0.25
-
-
-@pytest.mark.parametrize("code", [4000, 4001, 4005, 4099])
-def test_some_close_codes_are_the_end(code: int) -> None:
-    """4000-4099: the client does not come back."""
-    world = opened()
-    (end,) = world.state.disconnected(code, "no", 0.0)
-    assert isinstance(end, End)
-    assert (end.error.code, end.error.reason) == (code, "no")
-    assert isinstance(end.error, ClientClosed)
-    assert world.state.deadline is None
-
-
-def test_backoff_grows_to_its_cap() -> None:
-    """Each delay may be twice the one before, up to 30 s, and anything below that is as likely."""
-    assert [backoff(failures, lambda: 1.0) for failures in range(8)] == [0.5, 1, 2, 4, 8, 16, DELAY_CAP, DELAY_CAP]
-    assert backoff(5, lambda: 0.0) == 0.0
-
-
-def test_an_expiring_token_is_replaced_on_the_live_session(world: World) -> None:
-    """`token_expiring` makes the client authenticate again; the session stays."""
-    session = world.state.session_id
-    expiring = events.TokenExpiring(expires_at=NOW)
-    world.do(world.state.receive(ServerFrame("token_expiring", plain(expiring)), 0.0))
-    assert world.sent() == ["authenticate"]
-    assert world.state.session_id == session
 
 
 def test_effects_are_handed_out_once(world: World) -> None:
