@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 from collections.abc import AsyncIterator
 from importlib.metadata import version
@@ -39,15 +40,26 @@ from storage.room_keys import RoomKeys, check_master_keys, rewrap
 
 log = logging.getLogger("parley")
 
+FILES = 65_536
+"""Sockets and files that one process may have open, where the system allows it."""
+
 
 async def serve(config: Config) -> None:
     """Runs one Parley process until SIGTERM or SIGINT, then drains it."""
+    _allow_many_sockets()
     keys = load_keys(config)
     master = MasterKeys(keys.master)
     async with database_url(config.database_url, config.data) as url, _database(config, url) as database:
         async with database.acquire() as conn:
             await check_master_keys(conn, master)
         await _run(config, database, keys, master)
+
+
+def _allow_many_sockets() -> None:
+    """Each socket is a file; the usual soft limit of 1,024 is a habit of the shell, the hard limit is the system's."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def load_keys(config: Config) -> Keys:
