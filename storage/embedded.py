@@ -99,8 +99,10 @@ class EmbeddedPostgres:
     def stop(self) -> None:
         """Stops the server, unless another process still uses it. Raises EmbeddedPostgresError."""
         with self._one_at_a_time():
-            if self._end_use() and self._running():
+            if self._end_use() and (server := self._running()):
                 self._run("pg_ctl", "stop", "-D", ".", "-m", "fast", "-w", "-t", str(STOP_SECONDS))
+                if server.parent != self._cluster:
+                    server.parent.rmdir()
 
     # --- the cluster -------------------------------------------------------------------------
 

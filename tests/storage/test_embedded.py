@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
@@ -66,6 +67,11 @@ def _pid(home: Path) -> int:
     return int((home / "postgres" / "postmaster.pid").read_text().splitlines()[0])
 
 
+def _socket(url: str) -> Path:
+    (directory,) = parse_qs(urlsplit(url).query)["host"]
+    return Path(directory) / ".s.PGSQL.5432"
+
+
 def _gone(pid: int) -> bool:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
@@ -109,8 +115,9 @@ class TestStart:
 
     def test_only_its_owner_gets_in(self, server: EmbeddedPostgres, home: Path) -> None:
         """The socket lies in a directory that other accounts cannot enter."""
-        server.start()
-        assert (home / "postgres" / ".s.PGSQL.5432").is_socket()
+        path = _socket(server.start())
+        assert path.is_socket()
+        assert path.parent.stat().st_mode & 0o077 == 0
         assert (home / "postgres").stat().st_mode & 0o077 == 0
 
     def test_long_paths(self, home: Path, tmp_path: Path) -> None:
@@ -124,6 +131,7 @@ class TestStart:
         assert _ask(url, "SELECT 1") == 1
         second.stop()
         first.stop()
+        assert not _socket(url).parent.exists()
 
     def test_strange_letters_in_the_path(self, home: Path, tmp_path: Path) -> None:
         """Blanks, quotes and umlauts in the path of the data directory are only letters."""
@@ -211,17 +219,16 @@ class TestCrashes:
 
     def test_second_server_is_kept_away(self, server: EmbeddedPostgres, home: Path) -> None:
         """Even with its pid file and socket gone, a living server keeps a second one off its data."""
-        server.start()
+        socket_path = _socket(server.start())
         pid = _pid(home)
         pidfile = home / "postgres" / "postmaster.pid"
         kept = pidfile.read_bytes()
-        socket_path = home / "postgres" / ".s.PGSQL.5432"
-        socket_path.rename(home / "hidden")
+        hidden = socket_path.rename(socket_path.with_name("hidden"))
         with pytest.raises(EmbeddedPostgresError, match="shared memory"):
             EmbeddedPostgres(home).start()
         os.kill(pid, 0)
         pidfile.write_bytes(kept)
-        (home / "hidden").rename(socket_path)
+        hidden.rename(socket_path)
 
     def test_half_made_cluster(self, tmp_path: Path) -> None:
         """What an interrupted first start left is thrown away and made anew."""
