@@ -9,6 +9,7 @@ worker that exists only while there is something to wait for.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from typing import Any, Protocol
@@ -25,6 +26,8 @@ from protocol.codec import BadFrame, Request
 from protocol.commands import Authenticate, Ping, Resume, SendMessage
 from protocol.errors import ChatError, CloseCode
 from protocol.events import Authenticated, Hello, Pong, Resumed, SessionReset, Synced, TokenExpiring
+
+log = logging.getLogger(__name__)
 
 INBOX = 64
 """Frames that may wait while one is being worked on; then the socket is not read."""
@@ -205,6 +208,9 @@ class Connection:
                 if len(self._inbox) == INBOX // 2:
                     self._link.resume_reading()
                 await self._take(self._inbox.popleft())
+        except Exception:
+            log.exception("a connection failed")
+            self.close(CloseCode.internal, "something went wrong inside Parley")
         finally:
             self._worker = None
             if not self._closing:

@@ -247,7 +247,9 @@ class _Lane:
             await self._isolate(entries, error)
             return
         self._observe(len(entries), time.perf_counter() - started)
-        self._land([entry.settle for entry in entries], outcomes)
+        results = [outcome.result if isinstance(outcome, Decision) else outcome for outcome in outcomes]
+        events = [o.event for o in outcomes if isinstance(o, Decision) and o.event is not None]
+        self._land([entry.settle for entry in entries], results, events)
 
     async def _isolate(self, entries: list[_SendEntry], error: Exception) -> None:
         """One entry that the database refuses must not take the others down: fly each alone."""
@@ -273,14 +275,22 @@ class _Lane:
             entry.settle(ChatError("INTERNAL_ERROR"))
             return
         self._observe(1, time.perf_counter() - started)
-        entry.settle(changed.result)
-        self._publish(list(changed.events))
+        self._land([entry.settle], [changed.result], list(changed.events))
 
-    def _land(self, settles: list[Settle], outcomes: list[Decision | Exception]) -> None:
-        """Acks first, then the events: a sender knows its message before it hears it."""
-        for settle, outcome in zip(settles, outcomes, strict=True):
-            settle(outcome.result if isinstance(outcome, Decision) else outcome)
-        self._publish([o.event for o in outcomes if isinstance(o, Decision) and o.event is not None])
+    def _land(self, settles: list[Settle], results: list[Any], events: list[CommittedEvent]) -> None:
+        """Acks first, then the events: a sender knows its message before it hears it.
+
+        What is committed is done: a listener's failure must not stop the lane, nor keep the news from the others.
+        """
+        for settle, result in zip(settles, results, strict=True):
+            try:
+                settle(result)
+            except Exception:
+                log.exception("an answer could not be given")
+        try:
+            self._publish(events)
+        except Exception:
+            log.exception("committed events could not be published; the sweep will find them")
 
 
 def _settle_all(entries: list[_SendEntry], error: Exception) -> None:
