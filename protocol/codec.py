@@ -98,7 +98,7 @@ _COMPLAINTS: tuple[tuple[re.Pattern[str], str], ...] = (
         "VALIDATION_INVALID_VALUE",
     ),
 )
-_FIELD = re.compile(r" - at `(?:key in )?\$(?:\.data)?\.?([^`]*)`")
+_FIELD = re.compile(r" - at `(?:key` in `)?\$(?:\.data)?\.?([^`]*)`")
 _MISSING = re.compile(r"missing required field `([^`]+)`")
 
 
