@@ -211,9 +211,10 @@ def test_a_sync_that_was_lost_with_its_session_is_asked_for_anew(world: World) -
     world.cut()
     world.server.forget()
     world.wait(31.0)
-    while not world.server.syncs:
+    for _ in range(4):
         world.step_client()
         world.step_server()
+    assert len(world.server.syncs) == 1
     assert world.sent() == []
     world.settle()
     assert world.seqs(ROOM) == [2, 3]
@@ -291,6 +292,16 @@ def test_a_chatroom_lost_while_lagging_is_told(world: World) -> None:
     world.settle()
     assert world.names() == ["chatroom_lost"]
     assert world.state.chatrooms == {}
+
+
+def test_a_chatroom_that_was_found_is_synced_at_once(world: World) -> None:
+    """An event between the answer that found it and the first one delivered of it is not missed."""
+    world.server.join(OTHER)
+    world.server.outgoing.clear()
+    world.do(world.state.receive(ServerFrame("lagging", {"chatrooms": {str(OTHER): 1}}), world.now))
+    world.step_server()
+    world.step_client()
+    assert world.sent() == ["sync"]
 
 
 def test_a_chatroom_joined_while_lagging_is_found(world: World) -> None:

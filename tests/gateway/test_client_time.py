@@ -103,6 +103,15 @@ def test_some_close_codes_are_the_end(code: int) -> None:
     assert world.state.deadline is None
 
 
+def test_a_session_ends_the_series_of_failures(world: World) -> None:
+    """The backoff after a session begins anew, however long it took to get one."""
+    for _ in range(3):
+        world.cut()
+        world.settle()
+    world.cut()
+    assert world.state.deadline == world.now + 0.25
+
+
 def test_backoff_grows_to_its_cap() -> None:
     """Each delay may be twice the one before, up to 30 s, and anything below that is as likely."""
     assert [backoff(failures, lambda: 1.0) for failures in range(8)] == [0.5, 1, 2, 4, 8, 16, DELAY_CAP, DELAY_CAP]
