@@ -13,10 +13,10 @@ from importlib.metadata import version
 from crypto import keyfile
 from crypto.keyfile import Keys
 from crypto.passwords import Passwords
-from crypto.sealing import MasterKeys
+from crypto.sealing import MasterKeyMissing, MasterKeys
 from crypto.tokens import AccessTokens, RefreshTokens
 from gateway.chat import Chat
-from gateway.config import Config
+from gateway.config import Config, ConfigError
 from gateway.door import Door
 from gateway.drain import drain
 from gateway.front_door import FrontDoor
@@ -104,7 +104,7 @@ async def _run(config: Config, database: Database, keys: Keys, master: MasterKey
     door = Door(config, hub, chat, database, wheel, presence, metrics)
     metrics.watch_sessions(lambda: len(hub.links), lambda: len(hub.sessions) - len(hub.links))
     housekeeping = Housekeeping(metrics.watch_loop, repair.sweep_forever, services)
-    reload = _Reload(config, services)
+    reload = _Reload(services)
     async with _listening(config, door, chat, metrics) as server, housekeeping:
         _announce(config, server)
         await _until_told_to_stop(reload)
@@ -182,8 +182,7 @@ async def _until_told_to_stop(reload: _Reload) -> None:
 class _Reload:
     """SIGHUP: takes rotated keys without a restart, and wraps all room keys under the newest master key."""
 
-    def __init__(self, config: Config, services: Services) -> None:
-        self._config = config
+    def __init__(self, services: Services) -> None:
         self._services = services
         self._task: asyncio.Task[None] | None = None
 
@@ -192,13 +191,14 @@ class _Reload:
 
     async def _reload(self) -> None:
         try:
-            keys = load_keys(self._config)
+            keys = load_keys(Config.from_env())  # read anew: secrets may be in files of the operator's own
             master = MasterKeys(keys.master)
-            self._services.access_tokens.replace(keys.jwt_pems)
-            self._services.room_keys.replace(master)
             async with self._services.database.transaction() as conn:
+                await check_master_keys(conn, master)
+                self._services.access_tokens.replace(keys.jwt_pems)
+                self._services.room_keys.replace(master)
                 rewrapped = await rewrap(conn, master)
-        except (keyfile.SecretError, ChatError):
+        except (ConfigError, keyfile.SecretError, MasterKeyMissing, ChatError):
             log.exception("the keys could not be reloaded; the old ones stay")
             return
         log.info("keys reloaded", extra={"rewrapped": rewrapped})
