@@ -68,7 +68,18 @@ class Server:
         self.port = self.port or free_port()
         log = self.directory / f"server-{len(self.log_files)}.log"
         self.log_files.append(log)
-        env = {
+        with log.open("wb") as out:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "gateway", "serve", env=self.environment(), stdout=out, stderr=out
+            )
+        async with asyncio.timeout(30):
+            while not await self._answers():
+                assert self.process.returncode is None, log.read_text()
+                await asyncio.sleep(0.02)
+
+    def environment(self) -> dict[str, str]:
+        """What the process is started with."""
+        return {
             **os.environ,
             **GENEROUS,
             "PARLEY_DATA": str(self.directory / "data"),
@@ -76,14 +87,6 @@ class Server:
             "PARLEY_HTTP": f"127.0.0.1:{self.port}",
             **self.settings,
         }
-        with log.open("wb") as out:
-            self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "gateway", "serve", env=env, stdout=out, stderr=out
-            )
-        async with asyncio.timeout(30):
-            while not await self._answers():
-                assert self.process.returncode is None, log.read_text()
-                await asyncio.sleep(0.02)
 
     async def _answers(self) -> bool:
         try:

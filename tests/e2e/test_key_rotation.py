@@ -1,0 +1,99 @@
+"""Keys rotate while the server runs: nobody is signed out, and no message becomes unreadable."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import signal
+import sys
+
+from storage.database import Database
+from tests.e2e.conftest import StartServer
+from tests.e2e.server import Server
+from tests.e2e.socket_client import socket_client
+
+
+async def test_rotation_signs_nobody_out(server: Server, db: Database) -> None:
+    """After `parley keys rotate` and SIGHUP new tokens bear a new key, old ones still hold, and all messages open."""
+    ann = await server.person()
+    room = await server.chatroom(ann)
+    await server.data("POST", f"/chatrooms/{room}/messages", ann.token, {"content": "before"})
+    before = await wrapped_by(db)
+    await rotate(server)
+    login = {"username": ann.username, "password": "planted-password-0451"}
+    token = (await server.data("POST", "/auth/login", body=login))["access_token"]
+    assert kid(token) != kid(ann.token)
+    assert {kid(token), kid(ann.token)} <= await published(server)
+    await server.data("POST", f"/chatrooms/{room}/messages", ann.token, {"content": "after"})
+    assert [m["content"] for m in await server.history(ann, room)] == ["before", "after"]
+    after = await wrapped_by(db)
+    assert len(before) == len(after) == 1
+    assert after != before, "the room's key is still wrapped by the old master key"
+
+
+async def test_rotation_keeps_sockets(server: Server) -> None:
+    """A socket that is open while keys rotate goes on, and takes a token of the new key."""
+    ann = await server.person()
+    room = await server.chatroom(ann)
+    async with socket_client(server.ws) as client:
+        await client.authenticate(ann.token)
+        await rotate(server)
+        body = {"refresh_token": ann.refresh_token}
+        token = (await server.data("POST", "/auth/refresh", body=body))["access_token"]
+        assert (await client.ask("authenticate", {"token": token}))["event"] == "authenticated"
+        assert (await client.say(room, "still here"))["event"] == "ack"
+
+
+async def test_a_lost_master_key_refuses_to_start(start_server: StartServer) -> None:
+    """Without the master key that stored messages need, Parley does not start, and names the key."""
+    server = await start_server()
+    await server.chatroom(await server.person())
+    await server.stop()
+    other = base64.b64encode(os.urandom(32)).decode()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "gateway",
+        "serve",
+        env={**server.environment(), "PARLEY_MASTER_KEYS": f"other:{other}"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode not in (0, None)
+    assert b"PARLEY_MASTER_KEYS" in output
+    assert b"Traceback" not in output
+
+
+async def rotate(server: Server) -> None:
+    """`parley keys rotate`, SIGHUP, and a moment until the server says that it is done."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway", "keys", "rotate", env=server.environment(), stdout=asyncio.subprocess.DEVNULL
+    )
+    assert await process.wait() == 0
+    os.kill(server.pid, signal.SIGHUP)
+    async with asyncio.timeout(10):
+        while "keys reloaded" not in server.logs():
+            await asyncio.sleep(0.02)
+
+
+def kid(token: str) -> str:
+    """The id of the key that signed a token."""
+    head = token.split(".")[0]
+    found: str = json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))["kid"]
+    return found
+
+
+async def published(server: Server) -> set[str]:
+    """The ids of the keys at /.well-known/jwks.json."""
+    status, document = await server.call("GET", "/.well-known/jwks.json")
+    assert status == 200
+    return {key["kid"] for key in document["keys"]}
+
+
+async def wrapped_by(db: Database) -> set[str]:
+    """The master keys that wrap the rooms' keys."""
+    async with db.acquire() as conn:
+        return {row["master_key_id"] for row in await conn.fetch("SELECT master_key_id FROM chatroom_keys")}
