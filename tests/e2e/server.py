@@ -52,14 +52,17 @@ class Server:
 
     @property
     def http(self) -> str:
+        """Where REST is."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def ws(self) -> str:
+        """Where the WebSocket is."""
         return f"ws://127.0.0.1:{self.port}/ws"
 
     @property
     def pid(self) -> int:
+        """The running process."""
         assert self.process is not None
         return self.process.pid
 
