@@ -19,6 +19,7 @@ from gateway.metrics import Metrics
 from gateway.session import Refused
 from protocol import commands, tables
 from rest.routes import ROUTES
+from tests.e2e.conftest import StartServer
 from tests.e2e.conftest import start_server as start_server  # a fixture
 from tests.e2e.server import Server
 
@@ -45,7 +46,7 @@ def _rows(page: str, *head: str) -> list[list[str]]:
     lines = iter(page.splitlines())
     assert f"| {' | '.join(head)} |" in lines
     next(lines)
-    rows = []
+    rows: list[list[str]] = []
     for line in lines:
         if not line.startswith("|"):
             return rows
@@ -70,7 +71,7 @@ def test_metrics() -> None:
     assert listed == {name for name in helps if not name.endswith("_created")}
 
 
-async def test_python_example(start_server: type, tmp_path: Path) -> None:
+async def test_python_example(start_server: StartServer, tmp_path: Path) -> None:
     """README's client of twelve lines sends a message and prints it when it comes."""
     (example,) = _blocks("python")
     assert len(example.splitlines()) == 12
@@ -82,7 +83,7 @@ async def test_python_example(start_server: type, tmp_path: Path) -> None:
     assert "Hello from Python" in await _run(sys.executable, *arguments, PYTHONPATH=str(ROOT))
 
 
-async def test_curl_example(start_server: type) -> None:
+async def test_curl_example(start_server: StartServer) -> None:
     """README's commands for curl make an account, a chatroom and a message, and read it back."""
     server: Server = await start_server()
     script = _shell_block("curl").replace("http://127.0.0.1:8000", server.http)
@@ -91,7 +92,7 @@ async def test_curl_example(start_server: type) -> None:
     assert printed.count('"content":"Hello"') == 2
 
 
-async def test_production_example(start_server: type, tmp_path: Path) -> None:
+async def test_production_example(start_server: StartServer, tmp_path: Path) -> None:
     """README's commands make secrets with which a production install starts, and a rotated one is taken at SIGHUP."""
     make, _, _ = _shell_block("openssl").partition("\nexport")
     await _run("bash", "-eu", "-c", f"cd {tmp_path}\n{make}")
