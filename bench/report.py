@@ -34,6 +34,11 @@ class Result:
         return replace(self, title=title)
 
 
+def progress(what: str) -> None:
+    """What is being done, for whoever waits; not on stdout, which has the results alone."""
+    print(f"{what} …", file=sys.stderr, flush=True)
+
+
 def percentile(values: Sequence[float], share: float) -> float | None:
     """The smallest value that at least this share of all does not exceed; None without values."""
     if not values:

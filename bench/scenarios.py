@@ -26,7 +26,7 @@ STEPS = 5
 FIRST = 100
 """Idle sessions before the first reading: what the code itself needs is there then."""
 PAUSE = 1.0
-"""Seconds of rest before memory is read."""
+"""Seconds of rest before memory is read, in runs that are not shorter themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,14 @@ class Stage:
         self.heads: dict[bytes, int] = {}
         self.sent = 0
 
+    async def accounts(self, count: int) -> list[Account]:
+        """So many new accounts."""
+        report.progress(f"signing up {count} users")
+        return await self.rest.accounts(count)
+
     async def open(self, accounts: Sequence[Account], count: int) -> None:
         """So many more sessions."""
+        report.progress(f"opening {count} sessions")
         self.sessions += await open_sessions(self.wire, accounts, count, first=len(self.sessions))
         self.heads = {room: check.last for session in self.sessions for room, check in session.checks.items()}
 
@@ -75,6 +81,7 @@ class Stage:
 
     async def run(self, load: Load) -> Result:
         """Measures one load and judges it."""
+        report.progress(f"measuring, {load.in_flight} in flight")
         self.wire.listener = load
         load.failures += self.idle.failures
         window = await measure(self.server, self.rest, load, self.sessions, self.options.duration)
@@ -100,7 +107,7 @@ async def _stage(options: Options, *, apart: bool) -> AsyncIterator[Stage]:
 async def fanout(options: Options) -> list[Result]:
     """One chatroom that all sessions hear; a message is done when its sender has the ack and everyone has it."""
     async with _stage(options, apart=True) as stage:
-        accounts = await stage.rest.accounts(min(options.users, options.connections))
+        accounts = await stage.accounts(min(options.users, options.connections))
         room = await stage.rest.chatroom(accounts[0], accounts[1:])
         await stage.open(accounts, options.connections)
         results = []
@@ -114,7 +121,7 @@ async def fanout(options: Options) -> list[Result]:
 async def durable(options: Options) -> list[Result]:
     """Chatrooms of two; a message is done when it is acked, which is when it is on disk."""
     async with _stage(options, apart=False) as stage:
-        accounts = await stage.rest.accounts(options.users)
+        accounts = await stage.accounts(options.users)
         pairs = [_pair(number, len(accounts)) for number in range(options.rooms)]
         rooms = await asyncio.gather(*(stage.rest.chatroom(accounts[a], [accounts[b]]) for a, b in pairs))
         await stage.open(accounts, len(accounts))
@@ -138,11 +145,12 @@ def _pair(number: int, users: int) -> tuple[int, int]:
 async def idle(options: Options) -> list[Result]:
     """Sessions that do nothing; the server's memory is read as they grow in number, then its CPU while they rest."""
     async with _stage(options, apart=True) as stage:
-        accounts = await stage.rest.accounts(min(options.users, options.connections))
+        accounts = await stage.accounts(min(options.users, options.connections))
         for _ in range(options.rooms):
             await stage.rest.chatroom(accounts[0], accounts[1:])
         before = stage.server.memory()
         points = [point async for point in _grow(stage, accounts)]
+        report.progress("resting")
         usage, began = stage.server.usage(), time.perf_counter()
         await asyncio.sleep(options.duration)
         used, seconds = stage.server.usage(), time.perf_counter() - began
@@ -156,7 +164,7 @@ async def _grow(stage: Stage, accounts: Sequence[Account]) -> AsyncIterator[tupl
     for step in range(STEPS + 1):
         wanted = first + (total - first) * step // STEPS
         await stage.open(accounts, wanted - len(stage.sessions))
-        await asyncio.sleep(PAUSE)
+        await asyncio.sleep(min(PAUSE, stage.options.duration))
         if memory := stage.server.memory():
             yield wanted, memory
 

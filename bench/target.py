@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -114,18 +115,24 @@ def _launch(data: Path) -> subprocess.Popen[bytes]:
 
 async def _listening(process: subprocess.Popen[bytes], data: Path) -> str:
     """Waits until the server says where it listens. Raises TargetError."""
-    log = data / "parley.log"
-    with suppress(TimeoutError):
-        async with asyncio.timeout(START_SECONDS):
-            while process.poll() is None:
-                if found := re.search(r"HTTP +(http://\S+)", log.read_text()):
-                    return found.group(1)
-                await asyncio.sleep(0.02)
-    raise TargetError(f"Parley did not start:\n{log.read_text()[-2000:]}")
+    deadline = time.monotonic() + START_SECONDS
+    while (url := _url_in(data)) is None:
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise TargetError(f"Parley did not start:\n{(data / 'parley.log').read_text()[-2000:]}")
+        await asyncio.sleep(0.02)
+    return url
+
+
+def _url_in(data: Path) -> str | None:
+    found = re.search(r"HTTP +(http://\S+)", (data / "parley.log").read_text())
+    return found.group(1) if found else None
 
 
 def _stop(process: subprocess.Popen[bytes], data: Path) -> None:
     """SIGTERM, which stops the database too; when that takes too long, both are ended the hard way."""
+    deadline = time.monotonic() + STOP_SECONDS
+    while _url_in(data) is None and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)  # a signal while it starts would leave its database behind
     process.terminate()
     try:
         process.wait(STOP_SECONDS)

@@ -1,0 +1,161 @@
+"""The generator's eyes: frames that are lost, repeated or out of order are seen, whatever way the bytes are cut."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+
+from bench.frames import CLOSE, LAYOUTS, PING, Run, Scanner, SeqCheck, masked, scan, send_template, split
+from protocol.codec import CODECS
+from protocol.commands import SendMessage
+from protocol.events import MessageReceived, MessageSent
+from protocol.models import Message
+
+ROOM = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
+OTHER = UUID("01890a5d-ac96-774b-bcce-b302099a8058")
+NAMES = sorted(CODECS)
+SEQS = [1, 2, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, 2**53]
+
+
+def _message(room: UUID, seq: int, text: str = "hello") -> Message:
+    return Message(
+        id=ROOM,
+        chatroom_id=room,
+        seq=seq,
+        user_id=OTHER,
+        username="ann",
+        display_name="Ann",
+        avatar_url=None,
+        content=text,
+        message_type="text",
+        reply_to=None,
+        created_at=datetime(2024, 1, 1, tzinfo=UTC),
+    )
+
+
+def _framed(payload: bytes, opcode: int = 1) -> bytes:
+    size = len(payload)
+    if size < 126:
+        return bytes([0x80 | opcode, size]) + payload
+    if size < 65_536:
+        return bytes([0x80 | opcode, 126]) + size.to_bytes(2, "big") + payload
+    return bytes([0x80 | opcode, 127]) + size.to_bytes(8, "big") + payload
+
+
+def _event(codec: str, seq: int, room: UUID = ROOM, text: str = "hello") -> bytes:
+    data = MessageReceived(message=_message(room, seq, text))
+    return _framed(CODECS[codec].event("message_received", data, chatroom_id=room, seq=seq))
+
+
+def _ack(codec: str, number: int) -> bytes:
+    data = MessageSent(message=_message(ROOM, 5), client_id="7")
+    return _framed(CODECS[codec].event("ack", data, id=f"{number:012d}"))
+
+
+def _key(room: UUID) -> bytes:
+    return str(room).encode()
+
+
+@pytest.mark.parametrize("codec", NAMES)
+@pytest.mark.parametrize("seq", SEQS)
+def test_seq_is_read_from_the_tail(codec: str, seq: int) -> None:
+    """The chatroom and the seq of an event are found at its end, however long the number is."""
+    assert scan(_event(codec, seq), LAYOUTS[codec]).runs == [Run(_key(ROOM), seq, seq)]
+
+
+@pytest.mark.parametrize("codec", NAMES)
+@pytest.mark.parametrize("size", [1, 200, 70_000])
+def test_lengths_of_all_three_forms_are_read(codec: str, size: int) -> None:
+    """Frames with 7, 16 and 64 bit lengths follow one another without a slip."""
+    data = _event(codec, 4, text="x" * size) + _framed(b"", PING) + _event(codec, 5)
+    found = scan(data, LAYOUTS[codec])
+    assert found == ([Run(_key(ROOM), 4, 5)], [], [(PING, b"")], len(data))
+
+
+@pytest.mark.parametrize("codec", NAMES)
+def test_text_that_looks_like_a_tail_is_not_taken_for_one(codec: str) -> None:
+    """What a user writes cannot move the seq."""
+    text = f'","chatroom_id":"{OTHER}","seq":9}}'
+    assert scan(_event(codec, 3, text=text), LAYOUTS[codec]).runs == [Run(_key(ROOM), 3, 3)]
+
+
+@pytest.mark.parametrize("codec", NAMES)
+def test_events_acks_and_the_rest_are_told_apart(codec: str) -> None:
+    """Consecutive events of a chatroom are one run; acks give their number; the rest comes out whole."""
+    closing = _framed(b"\x0f\xa0bye", CLOSE)
+    parts = [
+        _event(codec, 1),
+        _event(codec, 2),
+        _ack(codec, 77),
+        _event(codec, 8, OTHER),
+        _event(codec, 9, OTHER),
+        closing,
+    ]
+    found = scan(b"".join(parts), LAYOUTS[codec])
+    assert found.runs == [Run(_key(ROOM), 1, 2), Run(_key(OTHER), 8, 9)]
+    assert found.acks == [77]
+    assert found.others == [(CLOSE, b"\x0f\xa0bye")]
+
+
+@pytest.mark.parametrize("codec", NAMES)
+def test_a_frame_cut_anywhere_waits_for_its_rest(codec: str) -> None:
+    """Whole frames are counted, and `end` points to the first that is not whole."""
+    one, two = _event(codec, 1), _event(codec, 2)
+    for cut in range(len(two)):
+        found = scan(one + two[:cut], LAYOUTS[codec])
+        assert (found.runs, found.end) == ([Run(_key(ROOM), 1, 1)], len(one))
+
+
+def _checked(codec: str, seqs: list[int]) -> SeqCheck:
+    """What a receiver makes of events that come in this order, in one read."""
+    check = SeqCheck(0)
+    for run in scan(b"".join(_event(codec, seq) for seq in seqs), LAYOUTS[codec]).runs:
+        check.take(run.first, run.last)
+    return check
+
+
+@pytest.mark.parametrize("codec", NAMES)
+@pytest.mark.parametrize(
+    ("seqs", "lost", "repeated", "reordered"),
+    [
+        ([1, 2, 3, 4], 0, 0, 0),
+        ([1, 3, 4], 1, 0, 0),
+        ([4], 3, 0, 0),
+        ([1, 2, 3], 1, 0, 0),
+        ([1, 2, 2, 3, 4], 0, 1, 0),
+        ([1, 2, 1, 2, 3, 4], 0, 2, 0),
+        ([1, 3, 2, 4], 0, 0, 1),
+        ([1, 4, 2, 2], 1, 1, 1),
+    ],
+)
+def test_what_went_wrong_is_counted(codec: str, seqs: list[int], lost: int, repeated: int, reordered: int) -> None:
+    """Of four events, a dropped, a doubled and a late one each count once, as what they are."""
+    check = _checked(codec, seqs)
+    assert (check.lost(4), check.repeated, check.reordered) == (lost, repeated, reordered)
+
+
+def test_a_remembered_scan_is_only_used_for_equal_bytes() -> None:
+    """A receiver whose bytes differ in a single seq is not taken for the one before."""
+    scanner = Scanner(LAYOUTS["json"])
+    first = scanner.scan(_event("json", 1) + _event("json", 2))
+    assert scanner.scan(_event("json", 1) + _event("json", 2)) is first
+    assert scanner.scan(_event("json", 1) + _event("json", 3)).runs == [Run(_key(ROOM), 1, 1), Run(_key(ROOM), 3, 3)]
+
+
+@pytest.mark.parametrize("codec", NAMES)
+def test_a_prebuilt_frame_is_what_the_codec_would_make(codec: str) -> None:
+    """The server reads the command that was meant, with the number as the frame's id and the message's client_id."""
+    frame = send_template(CODECS[codec], ROOM, "hello " * 40)(123)
+    unmasked = frame[:1] + bytes([frame[1] & 0x7F]) + frame[2:4] + frame[8:]  # the mask is zeros
+    [(opcode, start, end)] = split(unmasked)
+    request = CODECS[codec].decode(unmasked[start:end])
+    assert opcode == (2 if codec == "msgpack" else 1)
+    assert request.id == "000000000123"
+    assert request.command == SendMessage(chatroom_id=ROOM, content="hello " * 40, client_id="000000000123")
+
+
+def test_a_short_masked_frame() -> None:
+    """A pong carries its ping's bytes, with the mask bit that RFC 6455 asks of clients."""
+    assert masked(10, b"ab") == b"\x8a\x82\0\0\0\0ab"
