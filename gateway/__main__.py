@@ -115,24 +115,35 @@ async def _run(config: Config, database: Database, keys: Keys, master: MasterKey
 
 @contextlib.asynccontextmanager
 async def _listening(config: Config, door: Door, chat: Chat, metrics: Metrics) -> AsyncIterator[asyncio.Server]:
-    wires = websocket_wires()
     http = await HttpServer.start(
         make_app(chat, _rest_settings(config), metrics.render, metrics.request), _rest_settings(config)
     )
-    host, port = config.http_address
-    server = await asyncio.get_running_loop().create_server(
-        lambda: FrontDoor(
-            lambda: WebSocketPump(door, wires, config.origins), http, door.wheel, config.http_header_deadline
-        ),
-        host,
-        port,
-        backlog=4096,  # a storm of reconnects must not be refused by the kernel
-    )
+    try:
+        server = await _listen(config, door, http)
+    except BaseException:
+        await http.stop(grace=0.0)
+        raise
     try:
         yield server
     finally:
         server.close()
         await http.stop(grace=2.0)
+
+
+async def _listen(config: Config, door: Door, http: HttpServer) -> asyncio.Server:
+    wires = websocket_wires()
+
+    def front_door() -> FrontDoor:
+        return FrontDoor(
+            lambda: WebSocketPump(door, wires, config.origins), http, door.wheel, config.http_header_deadline
+        )
+
+    host, port = config.http_address
+    try:
+        # a storm of reconnects must not be refused by the kernel: hence the backlog
+        return await asyncio.get_running_loop().create_server(front_door, host, port, backlog=4096)
+    except OSError as error:
+        raise ConfigError(f"PARLEY_HTTP is {config.http}, where Parley cannot listen: {error.strerror}.") from error
 
 
 def _rest_settings(config: Config) -> RestSettings:
