@@ -177,7 +177,11 @@ async def _seq_at(conn: Connection, chatroom_id: UUID, field: str, cursor: str |
         case moment:
             if field == "before":
                 return await messages.last_seq_before(conn, chatroom_id, moment) + 1
-            return await messages.last_seq_before(conn, chatroom_id, moment + timedelta(milliseconds=1))
+            return await messages.last_seq_before(conn, chatroom_id, min(moment, _LAST) + _MILLISECOND)
+
+
+_MILLISECOND = timedelta(milliseconds=1)
+_LAST = datetime.max.replace(tzinfo=UTC) - _MILLISECOND  # the last moment that has another one after it
 
 
 def parse_cursor(field: str, cursor: str | int) -> int | UUID | datetime:
