@@ -44,9 +44,9 @@ async def common_server(server_url: str, tmp_path_factory: pytest.TempPathFactor
     await server.start()
     yield server
     await server.stop()
-    assert "Traceback" not in server.logs()
     await admin.execute("DROP DATABASE common WITH (FORCE)")
     await admin.close()
+    assert "Traceback" not in server.logs()
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
