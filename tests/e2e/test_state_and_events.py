@@ -1,0 +1,336 @@
+"""What a client knows from a fetch, plus the events it hears, is what a fresh fetch says: for every durable event.
+
+Each action is done once before a member who is connected, and replayed by `sync` to the same
+old state; a small model applies the events, as a client would.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from protocol.events import DURABLE
+from tests.e2e.doors import ask
+from tests.e2e.server import Person, Server
+from tests.e2e.socket_client import SocketClient, socket_client
+
+State = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Scene:
+    """A room and the people in it; `viewer` is the one whose view is checked."""
+
+    server: Server
+    room: UUID
+    owner: Person
+    viewer: Person
+    other: Person
+    outsider: Person
+
+    async def do(self, person: Person, event: str, **data: Any) -> Any:
+        """A command that has to succeed."""
+        answer = await ask(self.server, "rest", person, event, **{"chatroom_id": self.room, **data})
+        assert answer.code == "ok", answer
+        return answer.data
+
+    async def fetch(self) -> State:
+        """All that the viewer can fetch of the room: None where it is gone."""
+        listed = (await ask(self.server, "rest", self.viewer, "list_chatrooms", limit=100)).data["chatrooms"]
+        row = next((item for item in listed if item["id"] == str(self.room)), None)
+        if row is None:
+            assert (await ask(self.server, "rest", self.viewer, "get_chatroom", chatroom_id=self.room)).code != "ok"
+            return {"row": None, "room": None, "members": {}, "role": None, "messages": []}
+        fetched = await self.do(self.viewer, "get_chatroom")
+        return {
+            "row": row,
+            "room": fetched["chatroom"],
+            "members": {member["user_id"]: without_presence(member) for member in fetched["members"]},
+            "role": fetched["user_role"],
+            "messages": await self.server.history(self.viewer, self.room),
+        }
+
+
+def without_presence(member: dict[str, Any]) -> dict[str, Any]:
+    """Who is online is told by events of its own."""
+    return {name: value for name, value in member.items() if name != "is_online"}
+
+
+# --- the client's model ----------------------------------------------------------------------
+
+SHARED = ("name", "description", "is_private", "member_count", "encryption_enabled", "kind", "seq")
+"""Fields of the list's rows that are the room's."""
+
+
+class Model:
+    """Applies durable events to a fetched state."""
+
+    def __init__(self, state: State, viewer: Person, room: UUID) -> None:
+        self.state = copy.deepcopy(state)
+        self._me = str(viewer.id)
+        self._room = str(room)
+
+    def apply(self, frame: dict[str, Any]) -> None:
+        """One event."""
+        if self.state["room"] is not None:
+            assert frame["seq"] == self.state["room"]["seq"] + 1
+            self.state["room"]["seq"] = frame["seq"]
+        getattr(self, f"_{frame['event']}")(copy.deepcopy(frame["data"]))
+        if (row := self.state["row"]) is not None:
+            row.update({name: self.state["room"][name] for name in SHARED})
+            row["role"] = self.state["role"]
+
+    def _enter(self, room: dict[str, Any], members: list[dict[str, Any]]) -> None:
+        self.state["room"] = room
+        self.state["members"] = {member["user_id"]: without_presence(member) for member in members}
+        mine = self.state["members"][self._me]
+        self.state["role"] = mine["role"]
+        self.state["row"] = {
+            "id": self._room,
+            "last_message": None,
+            "unread_count": 0,
+            "joined_at": mine["joined_at"],
+            "last_read_seq": mine["last_read_seq"],
+        }
+
+    def _gone(self) -> None:
+        self.state = {"row": None, "room": None, "members": {}, "role": None, "messages": []}
+
+    def _chatroom_created(self, data: dict[str, Any]) -> None:
+        if data["chatroom"]["kind"] == "direct":  # the event is the same for both; each calls the room by the other
+            data["chatroom"]["name"] = next(m["display_name"] for m in data["members"] if m["user_id"] != self._me)
+        self._enter(data["chatroom"], data["members"])
+
+    def _chatroom_updated(self, data: dict[str, Any]) -> None:
+        self.state["room"] = data["chatroom"]
+
+    def _chatroom_deleted(self, data: dict[str, Any]) -> None:
+        self._gone()
+
+    def _message_received(self, data: dict[str, Any]) -> None:
+        message = data["message"]
+        self.state["messages"].append(message)
+        self.state["row"]["last_message"] = message
+        self.state["row"]["unread_count"] += message["user_id"] != self._me
+
+    def _user_joined(self, data: dict[str, Any]) -> None:
+        member = without_presence(data["member"])
+        assert data["user"]["id"] == member["user_id"]
+        if member["user_id"] == self._me:
+            self._enter(data["chatroom"], [member])
+            return
+        self.state["members"][member["user_id"]] = member
+        self.state["room"]["member_count"] += 1
+        assert data["chatroom"] == self.state["room"]
+
+    def _user_left(self, data: dict[str, Any]) -> None:
+        if data["user_id"] == self._me:
+            self._gone()
+            return
+        del self.state["members"][data["user_id"]]
+        self.state["room"]["member_count"] -= 1
+
+    def _member_updated(self, data: dict[str, Any]) -> None:
+        self.state["members"][data["user_id"]]["role"] = data["role"]
+        if data["role"] == "owner":
+            self.state["room"]["owner_id"] = data["user_id"]
+        if data["user_id"] == self._me:
+            self.state["role"] = data["role"]
+
+
+# --- the actions -----------------------------------------------------------------------------
+
+SEALED = {"encrypted_data": "ZQ==", "iv": "aQ==", "key_version": 1}
+
+
+async def say(scene: Scene) -> None:
+    """Messages of others and of one's own, text and encrypted, with a reply."""
+    first = await scene.do(scene.owner, "send_message", content="text", client_id="1")
+    await scene.do(scene.owner, "send_message", content=SEALED)
+    await scene.do(scene.viewer, "send_message", content="own", reply_to=first["message"]["id"])
+    await scene.do(scene.owner, "send_message", content="again", client_id="1")
+
+
+async def update(scene: Scene) -> None:
+    """Every setting there is, and a change of nothing."""
+    await scene.do(scene.owner, "update_chatroom", name="new", description="d", is_private=False, max_members=9)
+    await scene.do(scene.owner, "update_chatroom", auto_summary_enabled=False, summary_threshold=7)
+    await scene.do(scene.owner, "update_chatroom")
+    await scene.do(scene.owner, "update_chatroom", description=None)
+
+
+async def delete(scene: Scene) -> None:
+    """The owner deletes the room."""
+    await scene.do(scene.owner, "delete_chatroom")
+
+
+async def join(scene: Scene) -> None:
+    """Two at once, one of whom is a member."""
+    await scene.do(scene.owner, "add_members", user_ids=[scene.outsider.id, scene.other.id])
+
+
+async def leave(scene: Scene) -> None:
+    """Somebody else leaves."""
+    await scene.do(scene.other, "leave_membership")
+
+
+async def remove(scene: Scene) -> None:
+    """Somebody else is removed."""
+    await scene.do(scene.owner, "remove_member", user_id=scene.other.id)
+
+
+async def remove_viewer(scene: Scene) -> None:
+    """The viewer is removed."""
+    await scene.do(scene.owner, "remove_member", user_id=scene.viewer.id)
+
+
+async def owner_leaves(scene: Scene) -> None:
+    """The owner leaves, and the room passes on."""
+    await scene.do(scene.owner, "leave_membership")
+
+
+async def promote(scene: Scene) -> None:
+    """Roles of others and of one's own."""
+    await scene.do(scene.owner, "update_member", user_id=scene.other.id, role="moderator")
+    await scene.do(scene.owner, "update_member", user_id=scene.viewer.id, role="moderator")
+    await scene.do(scene.owner, "update_member", user_id=scene.viewer.id, role="member")
+
+
+async def hand_over(scene: Scene) -> None:
+    """The viewer becomes the owner."""
+    await scene.do(scene.owner, "update_member", user_id=scene.viewer.id, role="owner")
+
+
+Action = Callable[[Scene], Awaitable[None]]
+ACTIONS: dict[Action, set[str]] = {
+    say: {"message_received"},
+    update: {"chatroom_updated"},
+    delete: {"chatroom_deleted"},
+    join: {"user_joined"},
+    leave: {"user_left"},
+    remove: {"user_left"},
+    remove_viewer: {"user_left"},
+    owner_leaves: {"member_updated", "user_left"},
+    promote: {"member_updated"},
+    hand_over: {"member_updated"},
+}
+"""What is done in a room that is there, and the kinds of events that come of it."""
+
+
+@pytest.fixture
+async def scene(common_server: Server, crowd: list[Person]) -> Scene:
+    """A room of three with a little history."""
+    owner, viewer, other, outsider = crowd[:4]
+    room = await common_server.chatroom(owner, viewer, other, description="old")
+    scene = Scene(common_server, room, owner, viewer, other, outsider)
+    await scene.do(owner, "send_message", content="before")
+    return scene
+
+
+async def live_events(client: SocketClient, scene: Scene) -> list[dict[str, Any]]:
+    """What the viewer's socket has heard of the room, up to now."""
+    await client.send("ping", id="now")
+    heard = []
+    while (frame := await client.recv()).get("id") != "now":
+        if frame.get("chatroom_id") == str(scene.room):
+            heard.append(frame)
+    return heard
+
+
+async def replayed(scene: Scene, person: Person, after: int) -> list[dict[str, Any]]:
+    """What `sync` sends a member who last heard event `after`."""
+    async with socket_client(scene.server.ws) as client:
+        await client.authenticate(person.token)
+        await client.send("sync", {"chatrooms": {str(scene.room): after}}, id="s")
+        frames = []
+        while (frame := await client.recv())["event"] != "synced":
+            frames.append(frame)
+        if (verdict := frame["data"]["chatrooms"][str(scene.room)])["verdict"] == "complete":
+            assert verdict["to"] == after + len(frames)
+        return frames
+
+
+def check_kinds(frames: list[dict[str, Any]], kinds: set[str]) -> None:
+    """The events are of these kinds, and each has the shape it should."""
+    assert {frame["event"] for frame in frames} == kinds
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.__name__)
+async def test_old_state_plus_events(scene: Scene, action: Action) -> None:
+    """Live events bring an old state to where a fresh fetch is, and so do replayed ones."""
+    old = await scene.fetch()
+    async with socket_client(scene.server.ws) as client:
+        await client.authenticate(scene.viewer.token)
+        await action(scene)
+        live = await live_events(client, scene)
+    fresh = await scene.fetch()
+    check_kinds(live, ACTIONS[action])
+    model = Model(old, scene.viewer, scene.room)
+    for frame in live:
+        model.apply(frame)
+    assert model.state == fresh
+    if fresh["room"] is not None:
+        assert await replayed(scene, scene.viewer, old["room"]["seq"]) == live
+
+
+async def test_a_room_that_is_made(common_server: Server, crowd: list[Person]) -> None:
+    """`chatroom_created` is all that a member needs to know of a new group."""
+    owner, viewer, other, outsider = crowd[:4]
+    async with socket_client(common_server.ws) as client:
+        await client.authenticate(viewer.token)
+        room = await common_server.chatroom(owner, viewer, other, name="fresh", description="d", max_members=5)
+        scene = Scene(common_server, room, owner, viewer, other, outsider)
+        live = await live_events(client, scene)
+    check_kinds(live, {"chatroom_created"})
+    await check_entered(scene, live)
+    assert await replayed(scene, viewer, 0) == live
+
+
+async def test_a_direct_room_that_is_made(common_server: Server) -> None:
+    """The same for a direct room, whose name depends on who looks."""
+    ann, bob = await common_server.people(2)
+    for viewer in (ann, bob):
+        async with socket_client(common_server.ws) as client:
+            await client.authenticate(viewer.token)
+            other = await common_server.person()
+            made = await ask(common_server, "rest", other, "create_chatroom", kind="direct", user_ids=[viewer.id])
+            scene = Scene(common_server, UUID(made.data["chatroom"]["id"]), other, viewer, other, other)
+            live = await live_events(client, scene)
+        check_kinds(live, {"chatroom_created"})
+        await check_entered(scene, live)
+        assert await replayed(scene, viewer, 0) == live
+
+
+async def test_coming_into_a_room(scene: Scene) -> None:
+    """A newcomer learns from `user_joined` what they came into; members and history they fetch."""
+    scene.viewer = scene.outsider
+    async with socket_client(scene.server.ws) as client:
+        await client.authenticate(scene.viewer.token)
+        await scene.do(scene.owner, "add_members", user_ids=[scene.viewer.id])
+        live = await live_events(client, scene)
+    check_kinds(live, {"user_joined"})
+    fresh = await scene.fetch()
+    model = Model({"room": None, "row": None, "members": {}, "role": None, "messages": []}, scene.viewer, scene.room)
+    model.apply(live[0])
+    assert model.state["room"] == fresh["room"]
+    assert model.state["role"] == fresh["role"]
+    assert {**model.state["row"], "last_message": None} == {**fresh["row"], "last_message": None}
+    assert model.state["members"].items() <= fresh["members"].items()
+
+
+async def check_entered(scene: Scene, live: list[dict[str, Any]]) -> None:
+    """Nothing plus these events is what a fetch says."""
+    model = Model({"room": None, "row": None, "members": {}, "role": None, "messages": []}, scene.viewer, scene.room)
+    for frame in live:
+        model.apply(frame)
+    assert model.state == await scene.fetch()
+
+
+def test_no_durable_event_is_left_out() -> None:
+    """A new kind of durable event needs a case here."""
+    assert set().union(*ACTIONS.values()) | {"chatroom_created"} == DURABLE.keys()
