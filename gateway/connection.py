@@ -145,6 +145,9 @@ class Connection:
 
     def stuck(self) -> None:
         """The reader has begun to lag: from now on it has a deadline."""
+        if not self._link.paused:
+            # The socket may take all that waits and never fill up; then nothing else would say that it has drained.
+            asyncio.get_running_loop().call_soon(self.drained)
         if not self._stuck_since:
             self._stuck_since = self._door.wheel.now()
             self._door.wheel.schedule(self, self._stuck_since + self._door.config.slow_consumer)
