@@ -90,6 +90,8 @@ class Database:
         except Exception as error:
             if _is_away(error):
                 raise ChatError("SERVICE_UNAVAILABLE", retry_after=RETRY_SECONDS) from error
+            if isinstance(error, asyncpg.PostgresError):
+                error.detail = None  # it quotes the row, and a traceback would take it to the log
             raise
 
     @asynccontextmanager
