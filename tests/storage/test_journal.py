@@ -1,0 +1,454 @@
+"""Group commit: what goes into the journal together lands together, in order, and one bad entry harms nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, cast
+from uuid import UUID
+
+import pytest
+from uuid_utils.compat import uuid7
+
+from protocol.errors import ChatError
+from protocol.events import Done, MemberUpdated
+from storage import journal as module
+from storage.database import Connection, Database
+from storage.journal import Changed, CommittedEvent, Decision, Facts, Journal, RoomRow, settle_future
+from storage.messages import StoredMessage
+
+
+@dataclass
+class Entry:
+    """A send that writes what it is told to. `facts` is what it was shown, in each flight it was in."""
+
+    chatroom_id: UUID
+    sender_id: UUID
+    client_id: str | None = None
+    reply_to: UUID | None = None
+    refuse: Exception | None = None
+    nonce: bytes | None = b"n" * 24
+    facts: list[Facts] = field(default_factory=list)
+
+    def decide(self, facts: Facts) -> Decision:
+        """Members may write."""
+        self.facts.append(facts)
+        if self.refuse is not None:
+            raise self.refuse
+        if facts.duplicate is not None:
+            return Decision(Done(chatroom_id=self.chatroom_id, seq=facts.duplicate.seq))
+        if facts.role is None:
+            raise ChatError("CHATROOM_NOT_FOUND")
+        message = StoredMessage(
+            chatroom_id=self.chatroom_id,
+            seq=facts.seq,
+            id=uuid7(),
+            sender_id=self.sender_id,
+            client_id=self.client_id,
+            message_type="text",
+            reply_to=self.reply_to,
+            key_version=1,
+            nonce=self.nonce,  # type: ignore[arg-type]  # None is what the database refuses
+            sealed=b"sealed",
+            created_at=facts.now,
+        )
+        told = Done(chatroom_id=self.chatroom_id, seq=facts.seq)
+        return Decision(told, message, CommittedEvent(self.chatroom_id, facts.seq, "message_received", told))
+
+
+class Book:
+    """A journal, and all it says: what it publishes and doubts, the sizes of its flights, in the order of things."""
+
+    def __init__(self, db: Database, people: list[UUID]) -> None:
+        self.people = people
+        self.rooms: list[UUID] = []
+        self.published: list[tuple[UUID, int]] = []
+        self.doubts: list[dict[UUID, int]] = []
+        self.flights: list[int] = []
+        self.order: list[str] = []
+        self.journal = Journal(db, self._publish, self.doubts.append, lambda size, _: self.flights.append(size), 1)
+        self._db = db
+
+    def _publish(self, events: list[CommittedEvent]) -> None:
+        self.published += [(event.chatroom_id, event.seq) for event in events]
+        self.order += ["published"] * len(events)
+
+    def put(self, entry: Entry) -> asyncio.Future[Any]:
+        """Queues a send."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        resolve = settle_future(future)
+
+        def settle(outcome: Any) -> None:
+            self.order.append("settled")
+            resolve(outcome)
+
+        self.journal.send(entry, settle)
+        return future
+
+    def send(self, room: int = 0, person: int = 0, **more: Any) -> asyncio.Future[Any]:
+        """Queues a send of this person to this chatroom."""
+        return self.put(Entry(self.rooms[room], self.people[person], **more))
+
+    async def rows(self, sql: str, *args: Any) -> list[tuple[Any, ...]]:
+        """What the database says."""
+        async with self._db.acquire() as conn:
+            return [tuple(row) for row in await conn.fetch(sql, *args)]
+
+    async def execute(self, sql: str) -> None:
+        """Changes the schema, to make the database refuse or fail."""
+        async with self._db.acquire() as conn:
+            await conn.execute(sql)
+
+    async def seqs(self, room: int = 0) -> tuple[list[int], list[int], int]:
+        """The seqs of a chatroom's messages and of its events, and its head."""
+        id = self.rooms[room]
+        messages = await self.rows("SELECT seq FROM messages WHERE chatroom_id = $1 ORDER BY seq", id)
+        events = await self.rows("SELECT seq FROM events WHERE chatroom_id = $1 ORDER BY seq", id)
+        ((head,),) = await self.rows("SELECT last_seq FROM chatrooms WHERE id = $1", id)
+        return [row[0] for row in messages], [row[0] for row in events], head
+
+
+async def _person(conn: Connection, name: str) -> UUID:
+    id = uuid7()
+    await conn.execute(
+        """INSERT INTO users (id, username, username_key, email, email_key, display_name, password_hash,
+                              created_at, updated_at) VALUES ($1, $2, $2, $2, $2, $2, '', now(), now())""",
+        id,
+        name,
+    )
+    return id
+
+
+async def _room(conn: Connection, members: list[UUID]) -> UUID:
+    id = uuid7()
+    await conn.execute(
+        """INSERT INTO chatrooms (id, kind, name, owner_id, is_private, max_members, member_count, encryption_enabled,
+                                  auto_summary_enabled, summary_threshold, last_seq, created_at, updated_at)
+           VALUES ($1, 'group', 'room', $2, true, 10, 2, false, false, 50, 0, now(), now())""",
+        id,
+        members[0],
+    )
+    await conn.execute(
+        "INSERT INTO members (chatroom_id, user_id, role, joined_at) SELECT $1, unnest($2::uuid[]), 'member', now()",
+        id,
+        members,
+    )
+    return id
+
+
+@pytest.fixture
+async def book(db: Database) -> AsyncIterator[Book]:
+    """A journal of two chatrooms whose members are Ann and Bob."""
+    async with db.acquire() as conn:
+        people = [await _person(conn, name) for name in ("ann", "bob", "eve")]
+        made = Book(db, people)
+        made.rooms = [await _room(conn, people[:2]) for _ in range(2)]
+    yield made
+    await made.journal.drain()
+
+
+async def outcomes(futures: list[asyncio.Future[Any]]) -> list[int | str]:
+    """The seq or the error code of each."""
+    done = await asyncio.gather(*futures, return_exceptions=True)
+    return [outcome.code if isinstance(outcome, ChatError) else cast("Done", outcome).seq for outcome in done]
+
+
+def change(work: Callable[[Connection, RoomRow, datetime], Awaitable[Changed]]) -> module.Change:
+    """A change of a chatroom that is there."""
+
+    async def run(conn: Connection, room: RoomRow | None, now: datetime) -> Changed:
+        assert room is not None
+        return await work(conn, room, now)
+
+    return run
+
+
+def event(room: RoomRow, offset: int = 1) -> CommittedEvent:
+    """A durable event for a change, numbered from the room's head."""
+    data = MemberUpdated(chatroom_id=room.id, user_id=uuid7(), role="member")
+    return CommittedEvent(room.id, room.last_seq + offset, "member_updated", data)
+
+
+class TestNumbering:
+    async def test_order(self, book: Book) -> None:
+        """Sends get their numbers in the order they came, without holes, in one flight."""
+        assert await outcomes([book.send() for _ in range(50)]) == list(range(1, 51))
+        assert book.flights == [50]
+        assert await book.seqs() == (list(range(1, 51)), list(range(1, 51)), 50)
+        assert book.published == [(book.rooms[0], seq) for seq in range(1, 51)]
+
+    async def test_each_room_counts_for_itself(self, book: Book) -> None:
+        """In a flight of several chatrooms each has numbers of its own."""
+        assert await outcomes([book.send(room) for room in (0, 1, 0, 0, 1)]) == [1, 1, 2, 3, 2]
+        assert book.flights == [5]
+        assert [await book.seqs(room) for room in (0, 1)] == [([1, 2, 3], [1, 2, 3], 3), ([1, 2], [1, 2], 2)]
+
+    async def test_what_waits_goes_together(self, book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What arrives while a flight is under way goes with the next, which takes no more than fit."""
+        monkeypatch.setattr(module, "FLIGHT", 4)
+        first = book.send()
+        await asyncio.sleep(0)
+        rest = [book.send() for _ in range(6)]
+        assert await outcomes([first, *rest]) == [1, 2, 3, 4, 5, 6, 7]
+        assert book.flights == [1, 4, 2]
+
+    async def test_two_journals(self, book: Book, db: Database) -> None:
+        """Two nodes that write to one chatroom take turns under its lock: no number twice, none left out."""
+        other = Book(db, book.people)
+        other.rooms = book.rooms
+        futures = []
+        for _ in range(20):
+            futures += [writer.send(room) for writer in (book, other) for room in (0, 1)]
+            await asyncio.sleep(0.001)
+        await outcomes(futures)
+        expected = list(range(1, 41))
+        assert [await book.seqs(room) for room in (0, 1)] == [(expected, expected, 40)] * 2
+        assert sorted(book.published + other.published) == sorted((room, n) for room in book.rooms for n in expected)
+
+    async def test_refused_sends_leave_no_hole(self, book: Book) -> None:
+        """A send that the rules refuse gets its error, and no number; so does one whose rules fail."""
+        futures = [
+            book.send(),
+            book.send(refuse=ChatError("MESSAGE_TOO_LONG")),
+            book.send(refuse=RuntimeError("a mistake of ours")),
+            book.send(),
+        ]
+        assert await outcomes(futures) == [1, "MESSAGE_TOO_LONG", "INTERNAL_ERROR", 2]
+        assert await book.seqs() == ([1, 2], [1, 2], 2)
+
+    async def test_acks_before_events(self, book: Book) -> None:
+        """Senders are answered before anyone hears of their messages."""
+        await outcomes([book.send() for _ in range(3)])
+        assert book.order == ["settled"] * 3 + ["published"] * 3
+
+    async def test_durable_before_the_ack(self, book: Book) -> None:
+        """At the moment a send is settled its message is committed."""
+        seen: list[int] = []
+        future = book.send()
+        checked = asyncio.Event()
+
+        async def look() -> None:
+            ((count,),) = await book.rows("SELECT count(*) FROM messages")
+            seen.append(count)
+            checked.set()
+
+        future.add_done_callback(lambda _: asyncio.ensure_future(look()))
+        await checked.wait()
+        assert seen == [1]
+
+
+class TestFacts:
+    async def test_what_the_rules_see(self, book: Book) -> None:
+        """A member is shown with role and profile, a stranger with neither; a reply's target is looked for."""
+        await book.send()
+        ((message_id,),) = await book.rows("SELECT id FROM messages")
+        entries = [
+            Entry(book.rooms[0], book.people[1], reply_to=message_id),
+            Entry(book.rooms[0], book.people[1], reply_to=uuid7()),
+            Entry(book.rooms[1], book.people[1], reply_to=message_id),
+            Entry(book.rooms[0], book.people[2]),
+            Entry(uuid7(), book.people[0]),
+        ]
+        await asyncio.gather(*(book.put(entry) for entry in entries), return_exceptions=True)
+        shown = [entry.facts[0] for entry in entries]
+        assert [facts.reply_exists for facts in shown] == [True, False, False, True, True]
+        assert [facts.role for facts in shown] == ["member", "member", "member", None, None]
+        assert [facts.sender.username if facts.sender else None for facts in shown] == ["bob", "bob", "bob", None, None]
+        assert [facts.room is None for facts in shown] == [False, False, False, False, True]
+
+
+class TestDuplicates:
+    async def test_twins_in_one_flight(self, book: Book) -> None:
+        """Copies of one send in one flight write one message, and all are told of that one."""
+        futures = [book.send(client_id="same"), book.send(client_id="other"), book.send(client_id="same")]
+        assert await outcomes(futures) == [1, 2, 1]
+        assert book.flights == [3]
+        assert await book.seqs() == ([1, 2], [1, 2], 2)
+
+    async def test_later_copy(self, book: Book) -> None:
+        """A copy in a later flight finds the first message; nothing is written or published."""
+        await book.send(client_id="same")
+        published = list(book.published)
+        assert (await book.send(client_id="same")).seq == 1
+        assert book.published == published
+        assert await book.seqs() == ([1], [1], 1)
+
+    async def test_scope(self, book: Book) -> None:
+        """The id belongs to one sender in one chatroom: others may use the same."""
+        futures = [book.send(room, person, client_id="same") for room in (0, 1) for person in (0, 1)]
+        assert await outcomes(futures) == [1, 2, 1, 2]
+
+    async def test_twin_of_a_refused_one(self, book: Book) -> None:
+        """A send that was refused has written nothing that a copy could find."""
+        futures = [book.send(client_id="same", refuse=ChatError("MESSAGE_TOO_LONG")), book.send(client_id="same")]
+        assert await outcomes(futures) == ["MESSAGE_TOO_LONG", 1]
+
+
+class TestPoison:
+    async def test_only_the_poison_fails(self, book: Book) -> None:
+        """An entry that the database refuses fails alone: the others of its flight land, in order, without a hole."""
+        futures = [book.send(), book.send(nonce=None), book.send(1), book.send()]
+        assert await outcomes(futures) == [1, "INTERNAL_ERROR", 1, 2]
+        assert await book.seqs() == ([1, 2], [1, 2], 2)
+        assert book.published == [(book.rooms[0], 1), (book.rooms[1], 1), (book.rooms[0], 2)]
+        assert await book.send() is not None
+
+    async def test_nothing_of_it_reaches_the_log(self, book: Book, caplog: pytest.LogCaptureFixture) -> None:
+        """The failure is logged once, without the values of the row."""
+        await outcomes([book.send(), book.send(nonce=None, client_id="planted-client-id")])
+        assert [record.getMessage() for record in caplog.records] == ["a send failed"]
+        assert "planted-client-id" not in caplog.text
+        assert b"sealed".hex() not in caplog.text
+
+
+class TestChanges:
+    async def test_alone_and_in_turn(self, book: Book) -> None:
+        """A change flies alone between the sends before and after it, and these see what it did."""
+
+        async def remove_ann(conn: Connection, room: RoomRow, _: datetime) -> Changed:
+            await conn.execute("DELETE FROM members WHERE chatroom_id = $1 AND user_id = $2", room.id, book.people[0])
+            return Changed("removed", [event(room)])
+
+        before = [book.send(), book.send()]
+        changing = asyncio.create_task(book.journal.change(book.rooms[0], change(remove_ann)))
+        await asyncio.sleep(0)
+        after = [book.send(), book.send(person=1), book.send(1)]
+        assert await outcomes([*before, *after]) == [1, 2, "CHATROOM_NOT_FOUND", 4, 1]
+        assert await changing == "removed"
+        assert book.flights == [2, 1, 3]
+        assert await book.seqs() == ([1, 2, 4], [1, 2, 3, 4], 4)
+
+    async def test_refused(self, book: Book) -> None:
+        """A change that is refused undoes what it did, and the journal goes on."""
+
+        async def refuse(conn: Connection, room: RoomRow, _: datetime) -> Changed:
+            await conn.execute("DELETE FROM members WHERE chatroom_id = $1", room.id)
+            raise ChatError("CHATROOM_OWNER_REQUIRED")
+
+        with pytest.raises(ChatError, match="CHATROOM_OWNER_REQUIRED"):
+            await book.journal.change(book.rooms[0], change(refuse))
+        assert (await book.send()).seq == 1
+
+    async def test_broken(self, book: Book) -> None:
+        """A change with a mistake in it is an internal error to its caller, and harms nobody else."""
+
+        async def fail(conn: Connection, room: RoomRow, _: datetime) -> Changed:
+            await conn.execute("SELECT nonsense")
+            raise AssertionError
+
+        with pytest.raises(ChatError, match="INTERNAL_ERROR"):
+            await book.journal.change(book.rooms[0], change(fail))
+        assert (await book.send()).seq == 1
+
+    async def test_several_events(self, book: Book) -> None:
+        """A change may have several events, one number each; they are published in order after the answer."""
+
+        async def two(conn: Connection, room: RoomRow, _: datetime) -> Changed:
+            return Changed(None, [event(room, 1), event(room, 2)])
+
+        await book.send()
+        await book.journal.change(book.rooms[0], change(two))
+        assert (await book.send()).seq == 4
+        assert book.published == [(book.rooms[0], seq) for seq in (1, 2, 3, 4)]
+
+    async def test_no_such_room(self, book: Book) -> None:
+        """A change of a chatroom that is not there is run, and told so."""
+
+        async def look(conn: Connection, room: RoomRow | None, _: datetime) -> Changed:
+            return Changed(room)
+
+        assert await book.journal.change(uuid7(), look) is None
+
+
+_DIE_AT_COMMIT = """
+CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER die AFTER INSERT ON events DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION die();
+"""
+
+
+class TestDoubt:
+    async def test_broken_commit(self, book: Book) -> None:
+        """When the connection breaks in COMMIT, all are told to try again, and the heads before it are doubted."""
+        await outcomes([book.send(), book.send(), book.send(1)])
+        await book.execute(_DIE_AT_COMMIT)
+        futures = [book.send(), book.send(1), book.send()]
+        assert await outcomes(futures) == ["SERVICE_UNAVAILABLE"] * 3
+        assert book.doubts == [{book.rooms[0]: 2, book.rooms[1]: 1}]
+        assert len(book.published) == 3
+        await book.execute("DROP TRIGGER die ON events")
+        assert (await book.send()).seq == 3
+
+    async def test_retry_after(self, book: Book) -> None:
+        """The error says when to come back."""
+        await book.execute(_DIE_AT_COMMIT)
+        with pytest.raises(ChatError) as refusal:
+            await book.send()
+        assert refusal.value.retry_after
+        assert refusal.value.kind.retryable
+
+    async def test_broken_change(self, book: Book) -> None:
+        """The same for a change."""
+
+        async def one(conn: Connection, room: RoomRow, _: datetime) -> Changed:
+            return Changed(None, [event(room, 1), event(room, 2)])
+
+        await book.send()
+        await book.execute(_DIE_AT_COMMIT)
+        with pytest.raises(ChatError, match="SERVICE_UNAVAILABLE"):
+            await book.journal.change(book.rooms[0], change(one))
+        assert book.doubts == [{book.rooms[0]: 1}]
+
+    async def test_landed_after_all(self, book: Book, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+        """If the commit had happened, a retry finds its message; only the doubt can still tell the others of it."""
+        lost = _AnswerLost(db)
+        monkeypatch.setattr(book.journal._lanes[0], "_database", lost)
+        assert await outcomes([book.send(client_id="same")]) == ["SERVICE_UNAVAILABLE"]
+        assert book.doubts == [{book.rooms[0]: 0}]
+        assert book.published == []
+        lost.lose = False
+        assert (await book.send(client_id="same")).seq == 1
+        assert await book.seqs() == ([1], [1], 1)
+
+
+class _AnswerLost:
+    """A database whose answer to COMMIT is lost."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.lose = True
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Commits, and says that it may not have."""
+        async with self._database.transaction() as conn:
+            yield conn
+        if self.lose:
+            raise ChatError("SERVICE_UNAVAILABLE", retry_after=1.0)
+
+
+class TestQueue:
+    async def test_drain(self, book: Book) -> None:
+        """A drain returns when everything that was queued is settled."""
+        futures = [book.send(room) for room in (0, 1) for _ in range(300)]
+        await book.journal.drain()
+        assert all(future.done() for future in futures)
+
+    async def test_drain_of_nothing(self, book: Book) -> None:
+        """A journal that has nothing to do is drained already."""
+        await book.journal.drain()
+
+    async def test_full(self, book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+        """When too much waits, a send is refused at once, to be tried again; what waits still lands."""
+        monkeypatch.setattr(module, "QUEUE", 2)
+        assert await outcomes([book.send() for _ in range(3)]) == [1, 2, "SERVICE_UNAVAILABLE"]
+
+    async def test_waiter_gone(self, book: Book) -> None:
+        """A sender who no longer waits does not keep the message from being written."""
+        future = book.send()
+        future.cancel()
+        await book.journal.drain()
+        assert await book.seqs() == ([1], [1], 1)
