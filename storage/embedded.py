@@ -175,9 +175,9 @@ class EmbeddedPostgres:
             return ""
 
     def _socket_directory(self) -> Path:
-        """The cluster itself, or where its path is too long for a socket, a private directory with a stable name."""
+        """The cluster itself; where its path cannot be a socket's, a private directory with a stable name."""
         longest = self._cluster / f".s.PGSQL.{SETTINGS['port']}"
-        if len(os.fsencode(longest)) <= MAX_SOCKET_PATH:
+        if len(os.fsencode(longest)) <= MAX_SOCKET_PATH and "," not in str(longest):  # in a URL it separates hosts
             return self._cluster
         digest = hashlib.sha256(os.fsencode(self._cluster)).hexdigest()[:16]
         directory = Path(tempfile.gettempdir()) / f"parley-{digest}"

@@ -106,14 +106,18 @@ class TestOutages:
         async with db.acquire() as connection:
             assert await connection.fetchval("SELECT 1") == 1
 
+    async def test_connection_killed_between_statements(self, db: Database, server_url: str) -> None:
+        """A connection that dies while its user does something else is an outage at the next statement."""
+        with pytest.raises(ChatError, match="SERVICE_UNAVAILABLE"):
+            async with db.acquire() as connection:
+                await _kill(server_url, await connection.fetchval("SELECT pg_backend_pid()"))
+                await connection.execute("SELECT 1")
+
     async def test_connection_killed_while_idle(self, db: Database, server_url: str) -> None:
         """A connection that died in the pool is replaced before anyone notices."""
         async with db.acquire() as connection:
             pid = await connection.fetchval("SELECT pg_backend_pid()")
-        admin = await asyncpg.connect(server_url)
-        await admin.execute("SELECT pg_terminate_backend($1, 1000)", pid)
-        await admin.close()
-        await asyncio.sleep(0.05)
+        await _kill(server_url, pid)
         async with db.acquire() as connection:
             assert await connection.fetchval("SELECT pg_backend_pid()") != pid
 
@@ -137,6 +141,17 @@ class TestOutages:
             async with db.acquire():
                 pass
 
+    async def test_closing_database(self, database_url: str) -> None:
+        """While a close waits for those who are not done, newcomers are turned away."""
+        db = await Database.open(database_url, pool_size=2)
+        async with db.acquire():
+            closing = asyncio.create_task(db.close())
+            await asyncio.sleep(0)
+            with pytest.raises(ChatError, match="SERVICE_UNAVAILABLE"):
+                async with db.acquire():
+                    pass
+        await closing
+
     async def test_restart_under_load(self, tmp_path: Path) -> None:
         """While the server restarts, callers see SERVICE_UNAVAILABLE and nothing else; within 5 s all is well again."""
         server = EmbeddedPostgres(tmp_path)
@@ -159,6 +174,14 @@ class TestOutages:
         await db.close()
         await asyncio.to_thread(server.stop)
         assert all(isinstance(result, asyncio.CancelledError) for result in results), results
+
+
+async def _kill(server_url: str, pid: int) -> None:
+    """Ends a connection from the server's side, and lets the driver notice."""
+    admin = await asyncpg.connect(server_url)
+    await admin.execute("SELECT pg_terminate_backend($1, 1000)", pid)
+    await admin.close()
+    await asyncio.sleep(0.05)
 
 
 async def _use(db: Database, outcomes: list[str]) -> None:

@@ -133,12 +133,16 @@ class TestStart:
         first.stop()
         assert not _socket(url).parent.exists()
 
-    def test_strange_letters_in_the_path(self, home: Path, tmp_path: Path) -> None:
-        """Blanks, quotes and umlauts in the path of the data directory are only letters."""
-        strange = home.rename(tmp_path / 'Ann\'s däta, 100% "new"')
-        server = EmbeddedPostgres(strange)
-        assert _ask(server.start(), "SELECT 1") == 1
-        server.stop()
+    @pytest.mark.parametrize(("name", "inside"), [("Ann's däta, or $HOME", False), ('Ann\'s "däta" in $HOME', True)])
+    def test_strange_letters_in_the_path(self, home: Path, name: str, inside: bool) -> None:
+        """Blanks, quotes, commas and umlauts in the path of the data directory are only letters."""
+        with tempfile.TemporaryDirectory(dir="/tmp") as short:
+            strange = home.rename(Path(short) / name)
+            server = EmbeddedPostgres(strange)
+            url = server.start()
+            assert (_socket(url).parent == strange / "postgres") is inside
+            assert _ask(url, "SELECT 1") == 1
+            server.stop()
 
     def test_postgres_variables_change_nothing(
         self, server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
