@@ -152,7 +152,7 @@ class BenchSession(asyncio.Protocol):
             self.checks = {room["id"].encode(): SeqCheck(room["seq"]) for room in rooms}
             self.opened.set_result(None)
         elif frame.event != "hello":
-            self._fail(f"{frame.event}: {frame.data}")
+            self._fail(f"{frame.event} {frame.data.get('code', '')}".strip())
 
     def _decode(self, data: bytes, scan: Scan) -> None:
         """Decodes what was only skimmed, and compares."""
