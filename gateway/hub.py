@@ -42,6 +42,10 @@ class Link(Protocol):
         """The session behind this socket has begun to lag."""
         ...
 
+    def finish(self) -> asyncio.Task[None] | None:
+        """Takes no more commands, and returns the work on those that were taken, if there is any."""
+        ...
+
     def close(self, code: CloseCode, reason: str) -> None:
         """Closes the socket; the client is told why."""
         ...
@@ -50,15 +54,17 @@ class Link(Protocol):
 class Room:
     """A chatroom that somebody here hears.
 
-    `head` is the seq of the newest event delivered, if known. Those in `ahead` have been
-    told of events up to the seq there, and stay held until `head` is there too.
+    `head` is the seq of the newest event delivered, if known; while it is `guessed`, it comes
+    from the database, and events up to it may be on their way here. Those in `ahead` have
+    been told of events up to the seq there, and stay held until `head` is there too.
     """
 
-    __slots__ = ("ahead", "head", "held", "id", "live", "member_count", "openers", "repairing")
+    __slots__ = ("ahead", "guessed", "head", "held", "id", "live", "member_count", "openers", "repairing")
 
     def __init__(self, id: UUID) -> None:
         self.id = id
         self.head: int | None = None
+        self.guessed = False
         self.live: dict[Wire, dict[Session, None]] = {}
         self.held: dict[Session, list[CommittedEvent] | None] = {}
         self.ahead: dict[Session, int] = {}
@@ -153,10 +159,9 @@ class Hub:
 
     def close(self, session: Session, code: CloseCode, reason: str) -> None:
         """Ends a session and its socket."""
-        link = self.links.get(session)
+        if (link := self.links.get(session)) is not None:
+            link.close(code, reason)  # first, while what waits in the outbox still has a socket to go to
         self.forget(session)
-        if link is not None:
-            link.close(code, reason)
 
     # --- rooms -------------------------------------------------------------------------------
 
@@ -185,7 +190,7 @@ class Hub:
             return True
         held = room.held.pop(session)
         if room.head is None or room.head < seq:
-            room.head = seq
+            room.head, room.guessed = seq, True
         fresh = [event for event in held or () if event.seq > seq]
         whole = held is not None and [e.seq for e in fresh] == list(range(seq + 1, seq + 1 + len(fresh)))
         self._list(session, room)
@@ -288,6 +293,8 @@ class Hub:
         if room is not None and head is not None and events[0].seq > head + 1:
             self.on_gap(room)
             return
+        if room is not None and room.guessed:
+            head = self._rewind(room, events[0].seq - 1)
         new = [event for event in events if head is None or event.seq > head]
         for user_id in new[0].adds if new else ():
             self._welcome(user_id, room_id, new[0].seq)
@@ -297,6 +304,18 @@ class Hub:
         self._set_aside(room, events)  # repeats too: a state that is being read may be older than the head
         if new:
             self._advance(room, new)
+
+    def _rewind(self, room: Room, seq: int) -> int:
+        """Events that the guess had passed do come: who is live has had them, and waits for the others."""
+        assert room.head is not None
+        room.guessed = False
+        if seq < room.head:
+            for session in list(room.sessions()):
+                self._unlist(session, room)
+                room.held[session] = []
+                room.ahead[session] = room.head
+            room.head = seq
+        return room.head
 
     def _advance(self, room: Room, events: list[CommittedEvent]) -> None:
         room.head = head = events[-1].seq

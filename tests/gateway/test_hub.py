@@ -163,9 +163,9 @@ async def test_two_states_of_different_age(world: World) -> None:
 
 
 async def test_a_newcomer_to_nobody_s_room(world: World) -> None:
-    """The first to hear a room sets its head: an older event that comes late is not sent to it."""
+    """The first to hear a room is not sent older events that come late."""
     _, link = world.member(6)
-    world.deliver(6)
+    world.deliver(5, 6)
     world.deliver(7)
     world.flush()
     assert seqs(link) == [7]
@@ -318,6 +318,20 @@ async def test_a_room_that_nobody_hears_is_forgotten(world: World) -> None:
     assert not world.hub.rooms
     assert not world.hub.users
     assert not world.hub.links
+
+
+async def test_a_join_that_a_state_already_tells(world: World) -> None:
+    """One of a user's sessions opens with the new room in its state; the others still hear that they joined."""
+    opening, new = world.session("bob")
+    other, old = world.session(user=opening.user)
+    other.opening = False
+    world.hub.hold(opening, ROOM)
+    world.open(opening, 6)
+    world.hub.deliver([event(5, adds=[opening.user.id]), event(6)])
+    world.deliver(7)
+    world.flush()
+    assert seqs(new) == [7]
+    assert seqs(old) == [5, 6, 7]
 
 
 # --- gaps and repeats ------------------------------------------------------------------------
