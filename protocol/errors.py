@@ -57,7 +57,7 @@ ERRORS: dict[str, ErrorKind] = {
     "MESSAGE_ENCRYPTION_FAILED": ErrorKind(422, False, "The chatroom takes encrypted content only."),
     # Limits and failures
     "RATE_LIMIT_EXCEEDED": ErrorKind(429, True, "Too many requests; wait for retry_after seconds."),
-    "CONNECTION_LIMIT_EXCEEDED": ErrorKind(429, True, "Too many connections; close one first."),
+    "CONNECTION_LIMIT_EXCEEDED": ErrorKind(429, False, "Too many connections; close one first."),
     "SERVICE_UNAVAILABLE": ErrorKind(503, True, "A service behind Parley is away; send the same command again."),
     "INTERNAL_ERROR": ErrorKind(500, True, "Something went wrong inside Parley; it has been logged."),
 }
@@ -118,9 +118,13 @@ class Advice(NamedTuple):
     backoff: bool
 
 
+BROKEN_PROTOCOL = frozenset({1002, 1003, 1007, 1008, 1009, 1010})
+"""Close codes of RFC 6455, 7.4.1, for frames that would be refused again."""
+
+
 def advice(code: int) -> Advice:
-    """What a close code asks for. Codes that are not ours mean a broken line: back off."""
-    if 4000 <= code <= 4099:
+    """What a close code asks for. Any other that is not ours means a broken line: back off."""
+    if 4000 <= code <= 4099 or code in BROKEN_PROTOCOL:
         return Advice(reconnect=False, backoff=False)
     if 4200 <= code <= 4299:
         return Advice(reconnect=True, backoff=False)

@@ -158,7 +158,7 @@ class Resumed(Event, frozen=True):
     handled: int
 
 
-class SessionReset(Event, frozen=True):
+class SessionReset(Event, frozen=True, omit_defaults=True):
     """The old session can't go on. `handled` is given when its count is still known."""
 
     reason: str
@@ -202,7 +202,7 @@ class Synced(Event, frozen=True):
     chatrooms: dict[UUID, SyncedRoom]
 
 
-class Error(Event, frozen=True):
+class Error(Event, frozen=True, omit_defaults=True):
     """A command was refused; `code` is one of the table, `retry_after` is in seconds."""
 
     code: str

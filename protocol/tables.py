@@ -131,17 +131,17 @@ def _meaning(struct: type[Struct]) -> str:
 def _fields(struct: type[Struct]) -> str:
     info = inspect.type_info(struct)
     assert isinstance(info, inspect.StructType)
-    words = _field if issubclass(struct, commands.Command) else _sent_field
+    words = _field if issubclass(struct, commands.Command) or struct.__struct_config__.omit_defaults else _sent_field
     return "<br>".join(words(field) for field in info.fields) or "none"
 
 
 def _sent_field(field: inspect.Field) -> str:
-    """What the server sends is always there."""
+    """What the server sends is always there, unless its struct omits defaults."""
     return f"`{field.encode_name}` {_kind(field.type)}"
 
 
 def _field(field: inspect.Field) -> str:
-    """What a client sends may be left out where it has a default."""
+    """What may be left out where it has a default, as in all that a client sends."""
     optional = "" if field.required else "?"
     empty = field.default in (msgspec.NODEFAULT, None, UNSET)
     default = "" if empty else f" = `{msgspec.json.encode(field.default).decode()}`"
