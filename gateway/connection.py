@@ -72,6 +72,7 @@ class Connection:
         "_closing",
         "_door",
         "_expiry_told",
+        "_finishing",
         "_inbox",
         "_last_seen",
         "_link",
@@ -97,6 +98,7 @@ class Connection:
         self._pinged = False
         self._expiry_told = False
         self._stuck_since = 0.0
+        self._finishing = False
         self._closing = False
         self.due = 0
 
@@ -120,7 +122,7 @@ class Connection:
     def receive(self, payload: bytes | bytearray | memoryview) -> None:
         """A client frame's payload."""
         self.touch()
-        if self._closing:
+        if self._closing or self._finishing:
             return
         request: Request | BadFrame
         try:
@@ -162,6 +164,11 @@ class Connection:
             self._door.hub.forget(self._session)
         else:
             self._door.cut(self._session, self._link)
+
+    def finish(self) -> asyncio.Task[None] | None:
+        """Takes no more commands: not being counted as handled, they are sent again, elsewhere."""
+        self._finishing = True
+        return self._worker
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Sends what waits, says why, and gives the client a moment to close its end."""
@@ -207,7 +214,7 @@ class Connection:
 
     async def _work(self) -> None:
         try:
-            while self._inbox and not self._closing:
+            while self._inbox and not self._closing and not self._finishing:
                 if len(self._inbox) == INBOX // 2:
                     self._link.resume_reading()
                 await self._take(self._inbox.popleft())

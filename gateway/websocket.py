@@ -196,6 +196,10 @@ class WebSocketPump(asyncio.Protocol):
         if self._connection is not None:
             self._connection.stuck()
 
+    def finish(self) -> asyncio.Task[None] | None:
+        """Takes no more commands."""
+        return self._connection.finish() if self._connection is not None else None
+
     def close(self, code: CloseCode, reason: str) -> None:
         """Closes the connection; the client is told why."""
         if self._connection is not None:

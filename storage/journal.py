@@ -135,6 +135,13 @@ class _ChangeEntry:
     settle: Settle
 
 
+@dataclass(slots=True)
+class _Mark:
+    """A place in the queue: settled when everything before it is."""
+
+    settle: Settle
+
+
 class Journal:
     """The one way in for everything durable. `publish` is called after each commit, in seq order.
 
@@ -164,7 +171,7 @@ class Journal:
         return await future
 
     async def drain(self) -> None:
-        """Waits until everything that was queued is settled."""
+        """Waits until everything that is queued now is settled; what comes meanwhile does not hold it up."""
         for lane in self._lanes:
             await lane.drain()
 
@@ -200,7 +207,7 @@ class _Lane:
         self._publish = publish
         self._doubt = doubt
         self._observe = observe
-        self._queue: deque[_SendEntry | _ChangeEntry] = deque()
+        self._queue: deque[_SendEntry | _ChangeEntry | _Mark] = deque()
         self._task: asyncio.Task[None] | None = None
 
     def put(self, entry: _SendEntry | _ChangeEntry) -> None:
@@ -212,16 +219,24 @@ class _Lane:
             self._task = asyncio.create_task(self._fly())
 
     async def drain(self) -> None:
-        if self._task is not None:
-            await self._task
+        if self._task is None:
+            return
+        passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Mark(settle_future(passed)))
+        await asyncio.wait({passed, self._task}, return_when=asyncio.FIRST_COMPLETED)
 
     async def _fly(self) -> None:
         try:
             while self._queue:
-                if isinstance(self._queue[0], _ChangeEntry):
-                    await self._fly_change(self._queue.popleft())  # type: ignore[arg-type]
-                else:
+                entry = self._queue[0]
+                if isinstance(entry, _SendEntry):
                     await self._fly_sends(self._next_sends())
+                    continue
+                self._queue.popleft()
+                if isinstance(entry, _ChangeEntry):
+                    await self._fly_change(entry)
+                else:
+                    entry.settle(None)
         finally:
             self._task = None
 

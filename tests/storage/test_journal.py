@@ -437,6 +437,21 @@ class TestQueue:
         await book.journal.drain()
         assert all(future.done() for future in futures)
 
+    async def test_drain_under_load(self, book: Book) -> None:
+        """A drain does not wait for what is queued after it: senders who never pause cannot hold it up."""
+
+        async def keep_sending() -> None:
+            while True:
+                book.send()
+                await asyncio.sleep(0.0005)
+
+        first = book.send()
+        sending = asyncio.create_task(keep_sending())
+        async with asyncio.timeout(5):
+            await book.journal.drain()
+        assert first.done()
+        sending.cancel()
+
     async def test_drain_of_nothing(self, book: Book) -> None:
         """A journal that has nothing to do is drained already."""
         await book.journal.drain()
