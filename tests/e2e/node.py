@@ -289,6 +289,10 @@ class Reader:
         """The server closes."""
         self._connection.close(code, reason)
 
+    def finish(self) -> asyncio.Task[None] | None:
+        """The server takes no more commands."""
+        return self._connection.finish()
+
     def send_close(self, code: CloseCode, reason: str) -> None:
         """The server says why."""
         if code is not CloseCode.replaced:

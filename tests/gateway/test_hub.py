@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -46,6 +47,9 @@ class FakeLink:
     def stuck(self) -> None:
         """Counts."""
         self.stuck_told += 1
+
+    def finish(self) -> asyncio.Task[None] | None:
+        """Has no work under way."""
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Keeps the code."""
