@@ -20,7 +20,7 @@ from gateway.wire import Chunk, Wire
 from protocol.errors import CloseCode
 from protocol.events import Event, Lagging
 from protocol.models import User
-from storage.journal import CommittedEvent
+from storage.events import CommittedEvent
 
 HELD_EVENTS = 2_000
 """Events set aside for one session in one room; beyond that it is told to sync instead."""

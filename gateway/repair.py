@@ -15,7 +15,7 @@ from gateway.hub import Hub, Room
 from protocol.errors import ChatError
 from storage import events
 from storage.database import Database
-from storage.journal import CommittedEvent
+from storage.events import CommittedEvent
 from storage.room_keys import RoomKeys
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from protocol.codec import Codec, ServerFrame
 from protocol.errors import ChatError
-from storage.journal import CommittedEvent
+from storage.events import CommittedEvent
 
 
 class Chunk:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from storage.journal import CommittedEvent
+from storage.events import CommittedEvent
 
 Listener = Callable[[list[CommittedEvent]], None]
 

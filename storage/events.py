@@ -8,13 +8,24 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+from msgspec import Struct
 
 from protocol.events import DURABLE, Event, MessageReceived
 from protocol.models import Message
 from storage import messages
 from storage.database import Connection, Database
-from storage.journal import CommittedEvent
 from storage.room_keys import RoomKeys
+
+
+class CommittedEvent(Struct, frozen=True):
+    """A durable event on its way to those who hear the chatroom. `adds` begin to hear it, `removes` cease to."""
+
+    chatroom_id: UUID
+    seq: int
+    kind: str
+    data: Event
+    adds: tuple[UUID, ...] = ()
+    removes: tuple[UUID, ...] = ()
 
 
 async def heads(conn: Connection, chatroom_ids: Sequence[UUID]) -> dict[UUID, int]:

@@ -18,7 +18,8 @@ from protocol.events import MessageReceived, MessageSent, MessagesFetched, ReadP
 from protocol.models import Content, Message, Pagination
 from storage import messages, rooms
 from storage.database import Connection
-from storage.journal import CommittedEvent, Decision, Facts
+from storage.events import CommittedEvent
+from storage.flights import Decision, Facts
 from storage.messages import StoredMessage
 from storage.room_keys import MessageBody, RoomKey
 

@@ -44,7 +44,8 @@ from protocol.events import (
 from protocol.models import Chatroom, ChatroomSummary, Member, Message, Pagination, Role, User
 from storage import messages, rooms
 from storage.database import Connection
-from storage.journal import Changed, CommittedEvent, RoomRow
+from storage.events import CommittedEvent
+from storage.flights import Changed, RoomRow
 
 # --- rules -----------------------------------------------------------------------------------
 

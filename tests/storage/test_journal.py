@@ -17,7 +17,9 @@ from protocol.errors import ChatError
 from protocol.events import Done, MemberUpdated
 from storage import journal as module
 from storage.database import Connection, Database
-from storage.journal import Changed, CommittedEvent, Decision, Facts, Journal, RoomRow, settle_future
+from storage.events import CommittedEvent
+from storage.flights import Change, Changed, Decision, Facts, RoomRow
+from storage.journal import Journal, settle_future
 from storage.messages import StoredMessage
 
 
@@ -156,7 +158,7 @@ async def outcomes(futures: list[asyncio.Future[Any]]) -> list[int | str]:
     return [outcome.code if isinstance(outcome, ChatError) else cast("Done", outcome).seq for outcome in done]
 
 
-def change(work: Callable[[Connection, RoomRow, datetime], Awaitable[Changed]]) -> module.Change:
+def change(work: Callable[[Connection, RoomRow, datetime], Awaitable[Changed]]) -> Change:
     """A change of a chatroom that is there."""
 
     async def run(conn: Connection, room: RoomRow | None, now: datetime) -> Changed:
