@@ -38,10 +38,16 @@ def websocket_wires() -> dict[str, Wire]:
 
 
 def _framer(codec: Codec) -> Callable[[bytes], bytes]:
-    opcode = Opcode.BINARY if codec.binary else Opcode.TEXT
+    """Puts the header of a final, unmasked frame before a payload (RFC 6455, 5.2)."""
+    first = bytes([0x80 | (Opcode.BINARY if codec.binary else Opcode.TEXT)])
 
     def frame(payload: bytes) -> bytes:
-        return bytes(Frame(opcode, payload).serialize(mask=False))
+        length = len(payload)
+        if length < 126:
+            return first + bytes((length,)) + payload
+        if length < 65_536:
+            return first + b"\x7e" + length.to_bytes(2, "big") + payload
+        return first + b"\x7f" + length.to_bytes(8, "big") + payload
 
     return frame
 

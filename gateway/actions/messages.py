@@ -120,8 +120,7 @@ class Sending(Struct, frozen=True):
 
 def _time_of(id: UUID) -> datetime:
     """The moment in a UUIDv7, so that a time and an id order messages alike."""
-    seconds, milliseconds = divmod(id.int >> 80, 1000)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=milliseconds * 1000)
+    return datetime.fromtimestamp((id.int >> 80) / 1000, UTC)
 
 
 def begin_send(services: Services, actor: Actor, command: SendMessage) -> Sending | None:
