@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 INBOX = 64
 """Frames that may wait while one is being worked on; then the socket is not read."""
+FULL_POLL = 0.02
+"""Seconds between looks at the outbox of a client that asks and does not read."""
 CLOSE_SECONDS = 3.0
 """What a client gets to answer a close before the socket is dropped."""
 STRIKES = 60
@@ -188,7 +190,7 @@ class Connection:
     def _at_once(self, request: Request | BadFrame) -> bool:
         """Takes what needs no waiting, without a task. Only while nothing waits, to keep the order."""
         session = self._session
-        if session is None:
+        if session is None or self._outbox_full():
             return False
         if isinstance(request, BadFrame):
             self._take_bad(request)
@@ -217,7 +219,10 @@ class Connection:
             while self._inbox and not self._closing and not self._finishing:
                 if len(self._inbox) == INBOX // 2:
                     self._link.resume_reading()
-                await self._take(self._inbox.popleft())
+                if self._outbox_full():
+                    await asyncio.sleep(FULL_POLL)
+                else:
+                    await self._take(self._inbox.popleft())
         except Exception:
             log.exception("a connection failed")
             self.close(CloseCode.internal, "something went wrong inside Parley")
@@ -295,6 +300,11 @@ class Connection:
     def _answer_error(self, session: Session, id: str | None, error: ChatError) -> None:
         self._door.hub.send(session, session.wire.error(error, id))
         self._mind_outbox(session)
+
+    def _outbox_full(self) -> bool:
+        """Whether so many answers lie unread that what the client asks next has to wait."""
+        session = self._session
+        return session is not None and session.queued > session.limits.outbox
 
     def _mind_outbox(self, session: Session) -> None:
         """Answers are never dropped; who does not read them is not read from, and has a deadline."""
