@@ -1,0 +1,198 @@
+"""A client that does not read costs only itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import statistics
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from websockets.frames import Opcode
+
+from tests.e2e.conftest import StartServer
+from tests.e2e.raw import RawSocket, head, text
+from tests.e2e.server import Person, Server
+from tests.e2e.socket_client import SocketClient, socket_client
+
+SIZE = 16_000
+"""Bytes of a message's text."""
+FLOOD = 13_000
+"""Messages of SIZE: 208 MB."""
+WINDOW = 24
+"""Messages under way at once."""
+MEBIBYTE = 2**20
+
+
+def memory(server: Server) -> int:
+    """The server's own memory in bytes: what it shares with others counts in part."""
+    rollup = Path(f"/proc/{server.pid}/smaps_rollup").read_text()
+    found = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+@asynccontextmanager
+async def watch_memory(server: Server) -> AsyncIterator[list[int]]:
+    """Looks at the server's memory twenty times a second."""
+    looks: list[int] = []
+
+    async def watch() -> None:
+        while True:
+            looks.append(memory(server))
+            await asyncio.sleep(0.05)
+
+    task = asyncio.create_task(watch())
+    try:
+        yield looks
+    finally:
+        task.cancel()
+
+
+async def flood(client: SocketClient, room: UUID, count: int) -> list[float]:
+    """Sends messages, WINDOW under way at once; the seconds that each took to come back as an event."""
+    sent: dict[int, float] = {}
+    took: list[float] = []
+    filling = "x" * SIZE
+    seq = re.compile(r'"content":"(\d+) ')
+    number = 0
+    while len(took) < count:
+        while number < count and number - len(took) < WINDOW:
+            sent[number] = time.monotonic()
+            frame = f'{{"event":"send_message","data":{{"chatroom_id":"{room}","content":"{number} {filling}"}}}}'
+            await client.ws.send(frame)
+            number += 1
+        async with asyncio.timeout(30):
+            heard = await client.ws.recv()
+        assert isinstance(heard, str)
+        if heard.startswith('{"event":"message_received"'):
+            found = seq.search(heard)
+            assert found is not None
+            took.append(time.monotonic() - sent.pop(int(found[1])))
+    return took
+
+
+def p99(took: list[float]) -> float:
+    """The 99th percentile."""
+    return statistics.quantiles(took, n=100)[98]
+
+
+@asynccontextmanager
+async def deaf_client(server: Server, person: Person) -> AsyncIterator[RawSocket]:
+    """A session whose client reads nothing after `ready`, with the smallest buffers there are."""
+    plain = socket.socket()
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    plain.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", server.port))
+    reader, writer = await asyncio.open_connection(sock=plain, limit=4_096)
+    raw = RawSocket(reader, writer)
+    raw.send(head())
+    await raw.response()
+    raw.send(text("authenticate", {"token": person.token}))
+    assert (await raw.event())["event"] == "hello"
+    assert (await raw.event())["event"] == "ready"
+    try:
+        yield raw
+    finally:
+        writer.transport.abort()
+
+
+async def test_a_client_that_never_reads(start_server: StartServer) -> None:
+    """While 208 MB go to its room the server's memory stays flat and the others are served as before.
+
+    When it begins to read it has what was sent before it lagged, is told where the room stands, and
+    catches up.
+    """
+    server = await start_server(PARLEY_SLOW_CONSUMER="300")
+    ann, bob = await server.people(2)
+    room = await server.chatroom(ann, bob)
+    async with socket_client(server.ws) as client:
+        await client.authenticate(ann.token)
+        async with watch_memory(server) as before:
+            usual = p99(await flood(client, room, FLOOD // 5))
+        async with deaf_client(server, bob) as slow:
+            async with watch_memory(server) as during:
+                slowed = p99(await flood(client, room, FLOOD))
+            assert max(during) - max(before) < 10 * MEBIBYTE
+            assert slowed < max(2 * usual, 0.05)  # a busy machine's hiccups are not the slow reader's doing
+            await catch_up(slow, client, room)
+    assert "Traceback" not in server.logs()
+
+
+async def catch_up(slow: RawSocket, other: SocketClient, room: UUID) -> None:
+    """Reads what there is, syncs, and is live again."""
+    first, head_seq = FLOOD // 5 + 2, FLOOD // 5 + FLOOD + 1
+    expected = first
+    while (frame := await slow.event())["event"] == "message_received":
+        assert frame["seq"] == expected
+        expected += 1
+    assert first < expected < head_seq
+    assert frame["event"] == "lagging"
+    assert frame["data"] == {"chatrooms": {str(room): head_seq}}
+    slow.send(text("sync", {"chatrooms": {str(room): expected - 1}}))
+    synced = await slow.event()
+    assert synced["data"]["chatrooms"][str(room)] == {"from": expected - 1, "to": head_seq, "verdict": "too_long"}
+    await slow.ask(text("sync", {"chatrooms": {str(room): head_seq - 3}}))
+    assert [(await slow.event())["seq"] for _ in range(2)] == [head_seq - 1, head_seq]
+    assert (await slow.event())["event"] == "synced"
+    await other.say(room, "live again")
+    assert (await slow.event())["seq"] == head_seq + 1
+
+
+async def closed_as_slow(server: Server) -> bool:
+    """Whether the server has closed a slow reader."""
+    _, answer = await metrics(server)
+    return 'parley_closes_total{reason="slow_consumer"} 1.0' in answer
+
+
+async def metrics(server: Server) -> tuple[int, str]:
+    """What /metrics says."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    answer = (await reader.read(-1)).decode()
+    writer.close()
+    return int(answer.split()[1]), answer
+
+
+async def test_a_client_that_stays_stuck(start_server: StartServer) -> None:
+    """Who does not drain in time is closed as `slow_consumer`; a resume then goes on, or says that it cannot."""
+    server = await start_server(PARLEY_SLOW_CONSUMER="1")
+    ann, bob = await server.people(2)
+    room = await server.chatroom(ann, bob)
+    async with socket_client(server.ws) as client, deaf_client(server, bob) as slow:
+        await client.authenticate(ann.token)
+        await flood(client, room, 1_500)
+        async with asyncio.timeout(10):
+            while not await closed_as_slow(server):
+                await asyncio.sleep(0.05)
+        assert await slow.close_code() == 4101
+        assert (await client.say(room, "served"))["event"] == "ack"
+
+
+async def test_answers_are_never_dropped(start_server: StartServer) -> None:
+    """A client that asks and does not read is not read from; what it had asked is answered once it reads again."""
+    server = await start_server()
+    ann = await server.person()
+    room = await server.chatroom(ann)
+    async with socket_client(server.ws) as client:
+        await client.authenticate(ann.token)
+        await flood(client, room, 100)
+    async with deaf_client(server, ann) as slow:
+        before = memory(server)
+        for n in range(150):
+            slow.send(text("fetch_messages", {"chatroom_id": str(room), "limit": 20}, id=str(n)))
+        await asyncio.sleep(2)
+        assert memory(server) - before < 10 * MEBIBYTE
+        answers: list[dict[str, Any]] = []
+        while len(answers) < 150:
+            opcode, payload = await slow.frame()
+            if opcode == Opcode.TEXT:
+                answers.append(json.loads(payload))
+        assert [answer["id"] for answer in answers] == [str(n) for n in range(150)]
+        assert all(len(answer["data"]["messages"]) == 20 for answer in answers)
