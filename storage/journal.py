@@ -67,7 +67,7 @@ class Journal:
         publish: Callable[[list[CommittedEvent]], None],
         doubt: Callable[[dict[UUID, int]], None],
         observe: Callable[[int, float], None],
-        lanes: int = 2,
+        lanes: int = 1,
     ) -> None:
         self._lanes = [_Lane(database, publish, doubt, observe) for _ in range(lanes)]
 
