@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from uuid import UUID
 
 from gateway.hub import Hub, Room
@@ -74,8 +75,8 @@ class Presence:
 
 
 def online_in(hub: Hub, room: Room) -> set[UUID]:
-    """The members of a room who are online: each of them has a session that hears it."""
-    return {session.user.id for session in room.sessions()} & hub.online
+    """The members of a room who are online: each of them has a session that hears it, or is about to."""
+    return {session.user.id for session in chain(room.sessions(), room.held)} & hub.online
 
 
 class _Leaving:
