@@ -245,7 +245,7 @@ class TestRefusals:
         for change in changes:
             async with socket_client(scene.server.ws) as client:
                 answers.append(await resume(client, ready, change.pop("received", 1), **change))
-        assert answers == [{"event": "session_reset", "data": {"reason": "unknown_session", "handled": None}}] * 5
+        assert answers == [{"event": "session_reset", "data": {"reason": "unknown_session"}}] * 5
         async with socket_client(scene.server.ws) as client:
             assert (await resume(client, ready, 1))["event"] == "resumed"
 
