@@ -2,117 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable
-from datetime import UTC, datetime
-from uuid import UUID, uuid4
-
 import pytest
 
-from gateway.hub import HELD_EVENTS, Hub, Room
-from gateway.metrics import Metrics
-from gateway.session import Session, SessionLimits
-from gateway.wire import Chunk, Wire
-from protocol.codec import JSON, MSGPACK
+from gateway.hub import HELD_EVENTS
 from protocol.errors import CloseCode
-from protocol.events import Event, MemberUpdated, TypingIndicator
-from protocol.models import User
-from storage.events import CommittedEvent
-
-ROOM = UUID(int=1)
-LIMITS = SessionLimits(ephemeral=1_000, outbox=2_000, replay_frames=100, replay_bytes=100_000)
-
-
-class FakeLink:
-    """A socket that keeps what it is given, and reads when told to."""
-
-    def __init__(self, wire: Wire) -> None:
-        self.paused = False
-        self.frames: list[tuple[str, int | None]] = []
-        self.chunks: list[Chunk] = []
-        self.closed: CloseCode | None = None
-        self.stuck_told = 0
-        self._wire = wire
-
-    def write(self, chunks: list[Chunk]) -> None:
-        """Keeps the frames."""
-        for chunk in chunks:
-            self.chunks.append(chunk)
-            start = 0
-            for end in chunk.ends:
-                frame = self._wire.codec.decode_server(chunk.data[start:end])
-                self.frames.append((frame.event, frame.seq))
-                start = end
-
-    def stuck(self) -> None:
-        """Counts."""
-        self.stuck_told += 1
-
-    def finish(self) -> asyncio.Task[None] | None:
-        """Has no work under way."""
-
-    def close(self, code: CloseCode, reason: str) -> None:
-        """Keeps the code."""
-        self.closed = code
-
-
-class World:
-    """A hub without sockets or a database."""
-
-    def __init__(self) -> None:
-        self.hub = Hub(Metrics())
-        self.json = Wire(JSON, bytes)
-        self.msgpack = Wire(MSGPACK, bytes)
-        self.gaps: list[Room] = []
-        self.hub.on_gap = self.gaps.append
-
-    def session(
-        self, name: str = "ann", wire: Wire | None = None, user: User | None = None
-    ) -> tuple[Session, FakeLink]:
-        """A session that is about to open, and its socket."""
-        wire = wire or self.json
-        user = user or User(id=uuid4(), username=name, display_name=name)
-        session = Session(uuid4(), "secret", user, uuid4(), datetime.now(UTC), wire, LIMITS)
-        link = FakeLink(wire)
-        self.hub.add(session, link)
-        return session, link
-
-    def member(self, seq: int, name: str = "ann", wire: Wire | None = None) -> tuple[Session, FakeLink]:
-        """A session that hears the room from `seq` plus one."""
-        session, link = self.session(name, wire)
-        self.hub.hold(session, ROOM)
-        self.open(session, seq)
-        return session, link
-
-    def open(self, session: Session, seq: int) -> None:
-        """What the door does once it has read where the room stands."""
-        session.opening = False
-        self.hub.release(session, ROOM, seq)
-        self.hub.release_rest(session)
-
-    def deliver(self, *seqs: int) -> None:
-        """Events of the room, as they come from the journal."""
-        self.hub.deliver([event(seq) for seq in seqs])
-
-    def flush(self) -> None:
-        """The end of this turn of the loop."""
-        self.hub._flush()
-
-
-def event(seq: int, adds: Iterable[UUID] = (), removes: Iterable[UUID] = ()) -> CommittedEvent:
-    """A durable event of the room."""
-    data: Event = MemberUpdated(chatroom_id=ROOM, user_id=UUID(int=9), role="member")
-    return CommittedEvent(ROOM, seq, "member_updated", data, tuple(adds), tuple(removes))
-
-
-def seqs(link: FakeLink) -> list[int]:
-    """What a socket was sent, by seq."""
-    return [seq for _, seq in link.frames if seq is not None]
-
-
-def names(link: FakeLink) -> list[str]:
-    """What a socket was sent, by name."""
-    return [name for name, _ in link.frames]
+from protocol.events import TypingIndicator
+from tests.gateway.hub_world import LIMITS, ROOM, FakeLink, World, event, names, seqs
 
 
 @pytest.fixture
