@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from gateway.actor import Actor
+from gateway.deadlines import REASONS, Deadlines, Due
 from gateway.door import Door, Reset
 from gateway.hub import Link
 from gateway.limits import Bucket
@@ -72,16 +73,12 @@ class Connection:
         "_actor",
         "_address",
         "_closing",
+        "_deadlines",
         "_door",
-        "_expiry_told",
         "_finishing",
         "_inbox",
-        "_last_seen",
         "_link",
-        "_opened_at",
-        "_pinged",
         "_session",
-        "_stuck_since",
         "_wire",
         "_worker",
         "due",
@@ -96,10 +93,7 @@ class Connection:
         self._actor: Actor | None = None
         self._inbox: deque[Request | BadFrame] | None = None
         self._worker: asyncio.Task[None] | None = None
-        self._opened_at = self._last_seen = door.wheel.now()
-        self._pinged = False
-        self._expiry_told = False
-        self._stuck_since = 0.0
+        self._deadlines = Deadlines(door.wheel.now())
         self._finishing = False
         self._closing = False
         self.due = 0
@@ -117,7 +111,7 @@ class Connection:
             resume_window=config.resume_window,
         )
         self._link.write([self._wire.chunk("hello", hello)])
-        self._door.wheel.schedule(self, self._opened_at + config.auth_deadline)
+        self._door.wheel.schedule(self, self._next_due(self._door.wheel.now()))
         if token:
             self._put(Request("authenticate", None, Authenticate(token=token)))
 
@@ -137,24 +131,23 @@ class Connection:
 
     def touch(self) -> None:
         """Something came from the client: it lives."""
-        self._last_seen = self._door.wheel.now()
-        self._pinged = False
+        self._deadlines.touch(self._door.wheel.now())
 
     def drained(self) -> None:
         """The socket takes more."""
         if self._session is not None:
             self._door.hub.flush_now(self._session)
             if not self._session.stuck:
-                self._stuck_since = 0.0
+                self._deadlines.drained()
 
     def stuck(self) -> None:
         """The reader has begun to lag: from now on it has a deadline."""
         if not self._link.paused:
             # The socket may take all that waits and never fill up; then nothing else would say that it has drained.
             asyncio.get_running_loop().call_soon(self.drained)
-        if not self._stuck_since:
-            self._stuck_since = self._door.wheel.now()
-            self._door.wheel.schedule(self, self._stuck_since + self._door.config.slow_consumer)
+        now = self._door.wheel.now()
+        if self._deadlines.stuck(now):
+            self._door.wheel.schedule(self, self._next_due(now))
 
     def lost(self, *, clean: bool) -> None:
         """The socket is gone. After a clean goodbye nobody will resume."""
@@ -251,7 +244,7 @@ class Connection:
         session = self._session
         assert session is not None
         session.handled += 1
-        now = self._last_seen
+        now = self._deadlines.last_seen
         if session.bucket is None:
             session.bucket = Bucket(self._door.config.limit_commands, self._door.config.limit_burst, now)
         wait = session.bucket.take(now)
@@ -365,7 +358,7 @@ class Connection:
         if actor.user.id != session.user.id:
             raise ChatError("AUTH_TOKEN_INVALID", "This token belongs to somebody else.")
         self._door.renew(session, actor)
-        self._expiry_told = False
+        self._deadlines.renewed()
         data = Authenticated(token_expires_at=actor.token_expires_at)
         self._door.hub.send(session, self._wire.chunk("authenticated", data, id=id))
 
@@ -420,52 +413,26 @@ class Connection:
     # --- deadlines ---------------------------------------------------------------------------
 
     def tick(self, now: float) -> float | None:
-        """Looks at every deadline of this connection; called by the wheel."""
+        """Does what is due; called by the wheel."""
         if self._closing:
             self._link.abort()
             return None
-        if self._session is None:
-            if now - self._opened_at >= self._door.config.auth_deadline:
-                self.close(CloseCode.auth_timeout, "no authentication in time")
-                return None
-            return self._opened_at + self._door.config.auth_deadline
-        self._mind_silence(now)
-        self._mind_reader(now)
-        self._mind_token(self._session)
+        while not self._closing and (due := self._deadlines.due(self._door.config, now, self._token_left())):
+            self._do(due)
         return None if self._closing else self._next_due(now)
 
-    def _mind_silence(self, now: float) -> None:
-        config = self._door.config
-        silence = now - self._last_seen
-        if silence >= config.heartbeat_interval + config.heartbeat_timeout:
-            self.close(CloseCode.no_pong, "no sign of life")
-        elif silence >= config.heartbeat_interval and not self._pinged:
-            self._pinged = True
+    def _do(self, due: Due) -> None:
+        if isinstance(due, CloseCode):
+            self.close(due, REASONS[due])
+        elif due == "ping":
             self._link.ping()
-
-    def _mind_reader(self, now: float) -> None:
-        if self._stuck_since and now - self._stuck_since >= self._door.config.slow_consumer:
-            self.close(CloseCode.slow_consumer, "the client does not read")
-
-    def _mind_token(self, session: Session) -> None:
-        config = self._door.config
-        left = session.token_expires_at.timestamp() - time.time()
-        if left <= -config.token_grace:
-            self.close(CloseCode.token_expired, "the access token has expired")
-        elif left <= config.token_warning and not self._expiry_told:
-            self._expiry_told = True
+        elif (session := self._session) is not None:
             data = TokenExpiring(expires_at=session.token_expires_at)
             self._door.hub.send(session, self._wire.chunk("token_expiring", data))
 
     def _next_due(self, now: float) -> float:
-        config = self._door.config
-        assert self._session is not None
-        left = self._session.token_expires_at.timestamp() - time.time()
-        silent_at = self._last_seen + config.heartbeat_interval
-        dues = [
-            silent_at + config.heartbeat_timeout if self._pinged else silent_at,
-            now + left + (config.token_grace if self._expiry_told else -config.token_warning),
-        ]
-        if self._stuck_since:
-            dues.append(self._stuck_since + config.slow_consumer)
-        return max(min(dues), now)
+        return self._deadlines.next(self._door.config, now, self._token_left())
+
+    def _token_left(self) -> float | None:
+        """Seconds the session's token is good for, by the clock on the wall, as tokens are."""
+        return None if self._session is None else self._session.token_expires_at.timestamp() - time.time()

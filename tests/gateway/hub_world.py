@@ -15,7 +15,7 @@ from protocol.codec import JSON, MSGPACK
 from protocol.errors import CloseCode
 from protocol.events import Event, MemberUpdated
 from protocol.models import User
-from storage.journal import CommittedEvent
+from storage.events import CommittedEvent
 
 ROOM = UUID(int=1)
 LIMITS = SessionLimits(ephemeral=1_000, outbox=2_000, replay_frames=100, replay_bytes=100_000)
