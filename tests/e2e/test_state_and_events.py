@@ -32,6 +32,7 @@ class Scene:
     viewer: Person
     other: Person
     outsider: Person
+    stranger: Person
 
     async def do(self, person: Person, event: str, **data: Any) -> Any:
         """A command that has to succeed."""
@@ -170,8 +171,9 @@ async def delete(scene: Scene) -> None:
 
 
 async def join(scene: Scene) -> None:
-    """Two at once, one of whom is a member."""
-    await scene.do(scene.owner, "add_members", user_ids=[scene.outsider.id, scene.other.id])
+    """Three at once, one of whom is a member."""
+    ids = [scene.outsider.id, scene.other.id, scene.stranger.id]
+    await scene.do(scene.owner, "add_members", user_ids=ids)
 
 
 async def leave(scene: Scene) -> None:
@@ -225,9 +227,9 @@ ACTIONS: dict[Action, set[str]] = {
 @pytest.fixture
 async def scene(common_server: Server, crowd: list[Person]) -> Scene:
     """A room of three with a little history."""
-    owner, viewer, other, outsider = crowd[:4]
+    owner, viewer, other, outsider, stranger = crowd[:5]
     room = await common_server.chatroom(owner, viewer, other, description="old")
-    scene = Scene(common_server, room, owner, viewer, other, outsider)
+    scene = Scene(common_server, room, owner, viewer, other, outsider, stranger)
     await scene.do(owner, "send_message", content="before")
     return scene
 
@@ -284,7 +286,7 @@ async def test_a_room_that_is_made(common_server: Server, crowd: list[Person]) -
     async with socket_client(common_server.ws) as client:
         await client.authenticate(viewer.token)
         room = await common_server.chatroom(owner, viewer, other, name="fresh", description="d", max_members=5)
-        scene = Scene(common_server, room, owner, viewer, other, outsider)
+        scene = Scene(common_server, room, owner, viewer, other, outsider, outsider)
         live = await live_events(client, scene)
     check_kinds(live, {"chatroom_created"})
     await check_entered(scene, live)
@@ -299,7 +301,7 @@ async def test_a_direct_room_that_is_made(common_server: Server) -> None:
             await client.authenticate(viewer.token)
             other = await common_server.person()
             made = await ask(common_server, "rest", other, "create_chatroom", kind="direct", user_ids=[viewer.id])
-            scene = Scene(common_server, UUID(made.data["chatroom"]["id"]), other, viewer, other, other)
+            scene = Scene(common_server, UUID(made.data["chatroom"]["id"]), other, viewer, other, other, other)
             live = await live_events(client, scene)
         check_kinds(live, {"chatroom_created"})
         await check_entered(scene, live)
