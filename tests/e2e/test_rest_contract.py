@@ -144,7 +144,7 @@ async def test_the_limit_of_requests(start_server: StartServer) -> None:
     ann, bob = await server.people(2)
     started = time.monotonic()
     answers = [await raw(server, "GET", "/users/me", ann.token)]
-    while answers[-1][0] == 200:
+    while answers[-1][0] == 200 and len(answers) < 300:
         answers.append(await raw(server, "GET", "/users/me", ann.token))
     allowed = [headers for _, headers, _ in answers[:-1]]
     assert 60 <= len(allowed) <= 61 + time.monotonic() - started  # one a second comes back
@@ -167,7 +167,7 @@ async def test_guessing_is_limited_by_address(start_server: StartServer) -> None
     server = await start_server(PARLEY_LIMIT_REQUESTS="20")
     ann = await server.person()
     statuses = [401]
-    while statuses[-1] == 401:
+    while statuses[-1] == 401 and len(statuses) < 300:
         statuses.append((await raw(server, "GET", "/users/me", "guess"))[0])
     assert statuses[-1] == 429
     assert len(statuses) > 20 - 2  # one request made the account
