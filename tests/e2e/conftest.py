@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import asyncpg
@@ -35,18 +35,27 @@ async def server(start_server: StartServer) -> Server:
     return await start_server()
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def common_server(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
-    """One server with generous limits, for all tests that only add accounts and chatrooms of their own."""
+@asynccontextmanager
+async def server_of_its_own(
+    server_url: str, tmp_path_factory: pytest.TempPathFactory, name: str, **settings: str
+) -> AsyncIterator[Server]:
+    """A server that several tests share, on a database of this name. Nothing may have gone wrong inside it."""
     admin = await asyncpg.connect(server_url, database="postgres")
-    await admin.execute("CREATE DATABASE common TEMPLATE parley")
-    server = Server(tmp_path_factory.mktemp("common"), server_url.replace("/parley?", "/common?"), {})
+    await admin.execute(f"CREATE DATABASE {name} TEMPLATE parley")
+    server = Server(tmp_path_factory.mktemp(name), server_url.replace("/parley?", f"/{name}?"), settings)
     await server.start()
     yield server
     await server.stop()
-    await admin.execute("DROP DATABASE common WITH (FORCE)")
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await admin.close()
     assert "Traceback" not in server.logs()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def common_server(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    """One server with generous limits, for all tests that only add accounts and chatrooms of their own."""
+    async with server_of_its_own(server_url, tmp_path_factory, "common") as server:
+        yield server
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from tests.e2e.conftest import server_of_its_own
 from tests.e2e.server import Person, Server
 from tests.e2e.socket_client import SocketClient, socket_client
 
@@ -21,12 +22,8 @@ GRACE = 0.6
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def module_server(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
     """One server for these tests, on which users are offline soon after their last socket."""
-    directory = tmp_path_factory.mktemp("presence")
-    server = Server(directory, server_url, {"PARLEY_PRESENCE_GRACE": str(GRACE)})
-    await server.start()
-    yield server
-    await server.stop()
-    assert "Traceback" not in server.logs()
+    async with server_of_its_own(server_url, tmp_path_factory, "presence", PARLEY_PRESENCE_GRACE=str(GRACE)) as server:
+        yield server
 
 
 @pytest.fixture
