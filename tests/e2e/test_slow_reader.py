@@ -115,13 +115,15 @@ async def test_a_client_that_never_reads(start_server: StartServer) -> None:
     async with socket_client(server.ws) as client:
         await client.authenticate(ann.token)
         async with watch_memory(server) as before:
-            usual = p99(await flood(client, room, FLOOD // 5))
+            fresh = p99(await flood(client, room, FLOOD // 5))
         async with deaf_client(server, bob) as slow:
             async with watch_memory(server) as during:
                 slowed = p99(await flood(client, room, FLOOD))
             assert max(during) - max(before) < 10 * MEBIBYTE
-            assert slowed < max(2 * usual, 0.05)  # a busy machine's hiccups are not the slow reader's doing
             await catch_up(slow, client, room)
+        # The database itself is slower after so much, so what is usual is measured before and after.
+        usual = max(fresh, p99(await flood(client, room, FLOOD // 5)))
+        assert slowed < 2 * usual
     assert "Traceback" not in server.logs()
 
 
