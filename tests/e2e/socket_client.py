@@ -79,5 +79,5 @@ class SocketClient:
 async def socket_client(url: str, **options: Any) -> AsyncIterator[SocketClient]:
     """A connection that has not said anything yet."""
     options.setdefault("subprotocols", [Subprotocol("parley.v1.json")])
-    async with connect(url, max_size=None, **options) as ws:
+    async with connect(url, max_size=None, max_queue=None, **options) as ws:
         yield SocketClient(ws)
