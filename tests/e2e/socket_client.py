@@ -79,5 +79,6 @@ class SocketClient:
 async def socket_client(url: str, **options: Any) -> AsyncIterator[SocketClient]:
     """A connection that has not said anything yet."""
     options.setdefault("subprotocols", [Subprotocol("parley.v1.json")])
-    async with connect(url, max_size=None, max_queue=None, **options) as ws:
+    options.setdefault("max_queue", None)  # with frames unread the library would wait ten seconds at the close
+    async with connect(url, max_size=None, **options) as ws:
         yield SocketClient(ws)
