@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
@@ -16,9 +18,11 @@ from storage.embedded import EmbeddedPostgres
 
 
 @pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server_url() -> Iterator[str]:
     """The URL of a server with the settings that users get, and a migrated database to copy from."""
-    directory = tmp_path_factory.mktemp("postgres")
+    # Not in pytest's own directory: another pytest that starts closes that to all users but ours, and the
+    # server of a root user is not ours.
+    directory = Path(tempfile.mkdtemp(prefix="parley-tests-"))
     server = EmbeddedPostgres(directory)
     url = server.start()
     asyncio.run(_migrate(url))
