@@ -25,7 +25,7 @@ from protocol.errors import ChatError
 from protocol.events import Ready
 from protocol.models import ChatroomState
 from storage import rooms, sign_ins
-from storage.database import Database
+from storage.database import Connection, Database
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +102,12 @@ class Door:
         return session, states
 
     async def _read_states(self, session: Session) -> tuple[ChatroomState, ...]:
-        """First which rooms, to set their events aside, then where they stand: so nothing falls between."""
+        """First which rooms, to set their events aside, then where they stand: so nothing falls between.
+
+        The sign-in is looked at again: had it ended before the hub knew the session, nobody would close it.
+        """
         async with self._database.acquire() as conn:
+            await _check_sign_in(conn, session.sign_in_id, session.user.id)
             for room_id in await rooms.chatroom_ids_of(conn, session.user.id):
                 self.hub.hold(session, room_id)
             return await rooms.states_of(conn, session.user.id)
@@ -177,10 +181,7 @@ class Door:
         if actor is None and session.token_expires_at.timestamp() + self.config.token_grace < time.time():
             raise ChatError("AUTH_TOKEN_EXPIRED")
         async with self._database.acquire() as conn:
-            if actor is None:
-                sign_in = await sign_ins.find(conn, session.sign_in_id, session.user.id)
-                if sign_in is None or sign_in.is_revoked or not sign_in.is_active:
-                    raise ChatError("AUTH_TOKEN_INVALID")
+            await _check_sign_in(conn, actor.sign_in_id if actor else session.sign_in_id, session.user.id)
             return set(await rooms.chatroom_ids_of(conn, session.user.id))
 
     def renew(self, session: Session, actor: Actor) -> None:
@@ -196,6 +197,13 @@ class Door:
             self.presence.went(session)
             expiry = _Expiry(self.hub, session)
             self.wheel.schedule(expiry, self.wheel.now() + self.config.resume_window)
+
+
+async def _check_sign_in(conn: Connection, sign_in_id: UUID, user_id: UUID) -> None:
+    """Raises ChatError AUTH_TOKEN_INVALID when the sign-in has ended, or the account is no longer active."""
+    sign_in = await sign_ins.find(conn, sign_in_id, user_id)
+    if sign_in is None or sign_in.is_revoked or not sign_in.is_active:
+        raise ChatError("AUTH_TOKEN_INVALID")
 
 
 class _Expiry:
