@@ -219,7 +219,8 @@ class Reader:
         assert self._syncing is not None
         room, after = self._syncing
         verdict, seqs = chatrooms[str(room)], self._during_sync
-        first = seqs.index(after + 1) if after + 1 in seqs else len(seqs)
+        # The replay begins where its first event comes last: what was due before it may have been the same one, live.
+        first = len(seqs) - 1 - seqs[::-1].index(after + 1) if after + 1 in seqs else len(seqs)
         live, replay = seqs[:first], seqs[first:]
         self.check(verdict["verdict"] == "complete", str(verdict))
         self.check(live == list(range(self.next[room], self.next[room] + len(live))), f"before the replay: {live}")
