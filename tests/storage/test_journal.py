@@ -451,10 +451,12 @@ class TestQueue:
 
         first = book.send()
         sending = asyncio.create_task(keep_sending())
-        async with asyncio.timeout(5):
-            await book.journal.drain()
-        assert first.done()
-        sending.cancel()
+        try:
+            async with asyncio.timeout(5):
+                await book.journal.drain()
+            assert first.done()
+        finally:
+            sending.cancel()
 
     async def test_drain_of_nothing(self, book: Book) -> None:
         """A journal that has nothing to do is drained already."""
