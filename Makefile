@@ -19,7 +19,8 @@ test: .venv/installed-for-tests
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	.venv/bin/python -m pytest -q
+	.venv/bin/python -m pytest -q -m alone
+	.venv/bin/python -m pytest -q -m "not alone" -n 2 --dist loadfile
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

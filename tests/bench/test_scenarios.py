@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -105,17 +106,24 @@ def test_memory_per_session_is_the_slope() -> None:
     assert slope([]) is None
 
 
-def test_an_interrupted_run_stops_what_it_started(tmp_path: Path) -> None:
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory whose path leaves room for a socket's; one that is too long would put the socket elsewhere."""
+    with tempfile.TemporaryDirectory(prefix="parley-") as directory:
+        yield Path(directory)
+
+
+def test_an_interrupted_run_stops_what_it_started(short_path: Path) -> None:
     """Ctrl-C at the first moment at which something could be left: server, database and data are gone afterwards."""
-    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    env = {**os.environ, "TMPDIR": str(short_path)}
     with subprocess.Popen([sys.executable, "-m", "bench", "fanout"], env=env, stderr=subprocess.DEVNULL) as run:
         deadline = time.monotonic() + 60
-        while not (running := [pid for data in tmp_path.iterdir() if (pid := postmaster_of(data))]):
+        while not (running := [pid for data in short_path.iterdir() if (pid := postmaster_of(data))]):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         run.send_signal(signal.SIGINT)
         assert run.wait(60) == 1
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_path.iterdir()) == []
     while Path(f"/proc/{running[0]}").exists():  # a process removes its pid file a moment before it ends
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -6,6 +6,8 @@ import asyncio
 import time
 from contextlib import AsyncExitStack
 
+import pytest
+
 from tests.e2e.conftest import StartServer
 from tests.e2e.raw import RawSocket, head, raw_socket, text
 from tests.e2e.server import PASSWORD, Server
@@ -118,6 +120,7 @@ async def until_upgraded(server: Server) -> None:
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.alone
 async def test_five_hundred_who_say_nothing(start_server: StartServer) -> None:
     """Silent connections are cut at their deadline, and while they are there a login takes under a second."""
     server = await start_server(PARLEY_AUTH_DEADLINE="3", PARLEY_HTTP_HEADER_DEADLINE="3")

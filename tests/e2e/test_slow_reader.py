@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import pytest
 from websockets.frames import Opcode
 
 from tests.e2e.conftest import StartServer
@@ -101,6 +102,7 @@ async def deaf_client(server: Server, person: Person) -> AsyncIterator[RawSocket
         writer.transport.abort()
 
 
+@pytest.mark.alone
 async def test_a_client_that_never_reads(start_server: StartServer) -> None:
     """While 208 MB go to its room the server's memory stays flat and the others are served as before.
 
