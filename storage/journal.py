@@ -26,7 +26,7 @@ from storage.flights import Change, Decision, Send, fly_change, fly_sends
 log = logging.getLogger(__name__)
 
 FLIGHT = 256
-"""Sends in one transaction. Measured with `python -m bench durable`; larger ones only add latency."""
+"""Sends in one transaction at most, so that a long queue does not make one long wait for everyone in it."""
 QUEUE = 20_000
 """Entries that may wait in a lane; beyond that the database is not keeping up and senders are told."""
 
