@@ -15,7 +15,9 @@ from tests.e2e.server import Person, Server
 from tests.e2e.socket_client import SocketClient, socket_client
 
 SENDERS = 50
-EACH = 40
+BURSTS = 4
+BURST = 10
+EACH = BURSTS * BURST
 
 
 @pytest.fixture
@@ -24,17 +26,49 @@ def server(common_server: Server) -> Server:
     return common_server
 
 
-async def send_all(server: Server, person: Person, room: UUID, name: str) -> dict[str, int]:
-    """Sends EACH messages as fast as they go; returns the seq of each text, as acked."""
+class Observer:
+    """Looks at a room's events in the database again and again, as an outsider to the server."""
+
+    def __init__(self) -> None:
+        self.looks: list[list[int]] = []  # the seqs that were new at each look
+        self._look = asyncio.Condition()
+
+    async def watch(self, url: str, room: UUID) -> None:
+        """Looks until it is cancelled."""
+        conn = await asyncpg.connect(url)
+        seen = 0
+        query = "SELECT seq FROM events WHERE chatroom_id = $1 AND seq > $2 ORDER BY seq"
+        try:
+            while True:
+                new = [row["seq"] for row in await conn.fetch(query, room, seen)]
+                seen = max([seen, *new])
+                async with self._look:
+                    self.looks.append(new)
+                    self._look.notify_all()
+                await asyncio.sleep(0.001)
+        finally:
+            await conn.close()
+
+    async def looked(self) -> None:
+        """Waits for a look that began after this call."""
+        next_whole = len(self.looks) + 2  # the look under way may have begun before
+        async with asyncio.timeout(30), self._look:
+            await self._look.wait_for(lambda: len(self.looks) >= next_whole)
+
+
+async def send_all(server: Server, person: Person, room: UUID, name: str, observer: Observer) -> dict[str, int]:
+    """Sends EACH messages in bursts, each burst once the one before is acked and observed; returns the seq of each."""
     seqs: dict[str, int] = {}
     async with socket_client(server.ws, max_queue=None) as client:
         await client.authenticate(person.token)
-        for n in range(EACH):
-            await client.send("send_message", {"chatroom_id": room, "content": f"{name}-{n}"}, id=f"{n}")
-        while len(seqs) < EACH:
-            frame = await client.recv(30)
-            if frame["event"] == "ack":
-                seqs[frame["data"]["message"]["content"]] = frame["data"]["message"]["seq"]
+        for start in range(0, EACH, BURST):
+            for n in range(start, start + BURST):
+                await client.send("send_message", {"chatroom_id": room, "content": f"{name}-{n}"}, id=f"{n}")
+            while len(seqs) < start + BURST:
+                frame = await client.recv(30)
+                if frame["event"] == "ack":
+                    seqs[frame["data"]["message"]["content"]] = frame["data"]["message"]["seq"]
+            await observer.looked()
     return seqs
 
 
@@ -67,20 +101,6 @@ async def unpacked(client: SocketClient) -> dict[str, Any]:
     return frame
 
 
-async def watch_heads(url: str, room: UUID, done: asyncio.Event) -> list[list[int]]:
-    """Looks at the room's events again and again, as an outsider to the server; returns what was new each time."""
-    conn = await asyncpg.connect(url)
-    seen = 0
-    looks: list[list[int]] = []
-    while not done.is_set() or not looks:
-        rows = await conn.fetch("SELECT seq FROM events WHERE chatroom_id = $1 AND seq > $2 ORDER BY seq", room, seen)
-        looks.append([row["seq"] for row in rows])
-        seen = max([seen, *looks[-1]])
-        await asyncio.sleep(0.001)
-    await conn.close()
-    return looks
-
-
 async def test_one_order_for_all(server: Server, crowd: list[Person]) -> None:
     """Fifty senders at once: a JSON and a MessagePack reader hear the same contiguous order, and history has it too.
 
@@ -88,7 +108,7 @@ async def test_one_order_for_all(server: Server, crowd: list[Person]) -> None:
     """
     total = SENDERS * EACH
     room = await server.chatroom(crowd[0], *crowd[1:])
-    done = asyncio.Event()
+    observer = Observer()
     packed = [Subprotocol("parley.v1.msgpack")]
     async with (
         socket_client(server.ws, max_queue=None) as one,
@@ -98,18 +118,17 @@ async def test_one_order_for_all(server: Server, crowd: list[Person]) -> None:
         assert (await unpacked(two))["event"] == "hello"
         await two.ws.send(msgspec.msgpack.encode({"event": "authenticate", "data": {"token": crowd[1].token}}))
         assert (await unpacked(two))["event"] == "ready"
-        observer = asyncio.create_task(watch_heads(server.database_url, room, done))
+        watching = asyncio.create_task(observer.watch(server.database_url, room))
         listeners = asyncio.gather(listen_json(one, total), listen_msgpack(two, total))
-        acked = await asyncio.gather(*(send_all(server, crowd[n % 6], room, f"s{n}") for n in range(SENDERS)))
+        acked = await asyncio.gather(*(send_all(server, crowd[n % 6], room, f"s{n}", observer) for n in range(SENDERS)))
         heard_one, heard_two = await listeners
-        done.set()
-        looks = await observer
+        watching.cancel()
     assert [seq for seq, _ in heard_one] == list(range(2, total + 2))
     assert heard_two == heard_one
     assert {text: seq for seqs in acked for text, seq in seqs.items()} == {text: seq for seq, text in heard_one}
     assert [(m["seq"], m["content"]) for m in await server.history(crowd[2], room)] == heard_one
-    assert [seq for look in looks for seq in look] == list(range(1, total + 2))
-    assert sum(bool(look) for look in looks) > 2
+    assert [seq for look in observer.looks for seq in look] == list(range(1, total + 2))
+    assert sum(bool(look) for look in observer.looks) >= BURSTS
     for n in range(SENDERS):  # what one sender sends stays in their order
         own = [text for _, text in heard_one if text.startswith(f"s{n}-")]
         assert own == [f"s{n}-{i}" for i in range(EACH)]
