@@ -1,21 +1,23 @@
 """Where the secrets come from: the settings, or a directory that a development install makes for itself.
 
-The directory (mode 0700) holds three files (mode 0600), each in the form that
+The directory (mode 0700) holds four files (mode 0600), each in the form that
 its setting takes: `master.keys`, a line `id:base64` for each key, newest first;
-`jwt.pem`, RSA private keys in PEM, newest first; `refresh.secret`, base64.
+`jwt.pem`, RSA private keys in PEM, newest first; `refresh.secret`, base64;
+`noise.key`, base64.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import os
 import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -24,13 +26,15 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from crypto.noise import PrivateKey
 from crypto.sealing import MasterKeys, new_key
 from crypto.tokens import MIN_KEY_BITS, AccessTokens, RefreshTokens
 
 T = TypeVar("T")
 
 MASTER, JWT, REFRESH = "PARLEY_MASTER_KEYS", "PARLEY_JWT_KEYS", "PARLEY_REFRESH_SECRET"
-FILES = {MASTER: "master.keys", JWT: "jwt.pem", REFRESH: "refresh.secret"}
+NOISE = "PARLEY_NOISE_KEY"
+FILES = {MASTER: "master.keys", JWT: "jwt.pem", REFRESH: "refresh.secret", NOISE: "noise.key"}
 """Which file of the key directory stands for which setting."""
 
 JWT_KEYS_KEPT = 3
@@ -63,16 +67,23 @@ class Keys:
     master: tuple[tuple[str, bytes], ...]
     jwt_pems: tuple[str, ...]
     refresh_secret: bytes
+    noise: PrivateKey
+    """The server's static key, which clients know beforehand."""
 
 
 def load_keys(
-    directory: Path | None, master: str | None, jwt: str | None, refresh: str | None, production: bool
+    directory: Path | None,
+    master: str | None,
+    jwt: str | None,
+    refresh: str | None,
+    noise: str | None,
+    production: bool,
 ) -> Keys:
     """The secrets from the settings; in development the directory fills the gaps, and is made at first start.
 
     Raises MissingSecret in production, or without a directory; BadSecret for a wrong form.
     """
-    texts = {MASTER: master, JWT: jwt, REFRESH: refresh}
+    texts = {MASTER: master, JWT: jwt, REFRESH: refresh, NOISE: noise}
     missing = [setting for setting, text in texts.items() if not text]
     if missing and (production or directory is None):
         raise MissingSecret(missing[0], f"is not set (nor {missing[0]}_FILE)")
@@ -83,8 +94,9 @@ def load_keys(
 
 
 def ensure(directory: Path) -> None:
-    """Makes the key directory with fresh keys, all at once or not at all; leaves one that is there alone."""
+    """Makes the key directory with fresh keys, all at once or not at all; to one that is there it adds a Noise key."""
     if directory.exists() and any(directory.iterdir()):
+        _add_noise(directory)
         return
     directory.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))  # mkdtemp: mode 0700
@@ -99,6 +111,14 @@ def ensure(directory: Path) -> None:
             raise
 
 
+def _add_noise(directory: Path) -> None:
+    """Makes a Noise key where there is none: directories of earlier versions have none, and it opens no stored data."""
+    path = directory / FILES[NOISE]
+    if not path.exists():
+        with _draft(path, _noise_text()) as draft, contextlib.suppress(FileExistsError):
+            path.hardlink_to(draft)  # unlike a replace it fails where another process was first, and its key counts
+
+
 def load(directory: Path) -> Keys:
     """The keys in the directory. Raises MissingSecret or BadSecret."""
     return _parse({setting: _read(directory, setting) for setting in FILES})
@@ -108,10 +128,11 @@ def rotate(directory: Path) -> Keys:
     """Puts a new master key and a new JWT key in front. Raises MissingSecret or BadSecret.
 
     Old master keys stay for ever, since data keys are wrapped by them; of the JWT
-    keys JWT_KEYS_KEPT stay, to verify the tokens they signed.
+    keys JWT_KEYS_KEPT stay, to verify the tokens they signed. The Noise key stays, since clients know it.
     """
     keys = load(directory)
-    rotated = Keys((_new_master(), *keys.master), (_new_pem(), *keys.jwt_pems)[:JWT_KEYS_KEPT], keys.refresh_secret)
+    jwt_pems = (_new_pem(), *keys.jwt_pems)[:JWT_KEYS_KEPT]
+    rotated = replace(keys, master=(_new_master(), *keys.master), jwt_pems=jwt_pems)
     _write(directory / FILES[MASTER], _master_text(rotated.master))
     _write(directory / FILES[JWT], "".join(rotated.jwt_pems))
     return rotated
@@ -122,6 +143,7 @@ def _parse(texts: Mapping[str, str | None]) -> Keys:
         _checked(MASTER, texts[MASTER], _parse_master, "is not `id:base64 of 32 bytes`, each id once"),
         _checked(JWT, texts[JWT], _parse_jwt, "is not a list of RSA private keys in PEM, of 2048 bits or more"),
         _checked(REFRESH, texts[REFRESH], _parse_refresh, "is not base64 of at least 32 bytes"),
+        _checked(NOISE, texts[NOISE], lambda text: PrivateKey(_base64(text)), "is not base64 of 32 bytes"),
     )
 
 
@@ -162,7 +184,7 @@ def _base64(text: str) -> bytes:
 
 def _fresh() -> dict[str, str]:
     refresh = base64.b64encode(secrets.token_bytes(32)).decode()
-    return {MASTER: _master_text([_new_master()]), JWT: _new_pem(), REFRESH: f"{refresh}\n"}
+    return {MASTER: _master_text([_new_master()]), JWT: _new_pem(), REFRESH: f"{refresh}\n", NOISE: _noise_text()}
 
 
 def _new_master() -> tuple[str, bytes]:
@@ -172,6 +194,10 @@ def _new_master() -> tuple[str, bytes]:
 
 def _master_text(keys: Iterable[tuple[str, bytes]]) -> str:
     return "".join(f"{name}:{base64.b64encode(key).decode()}\n" for name, key in keys)
+
+
+def _noise_text() -> str:
+    return base64.b64encode(PrivateKey.new().secret).decode() + "\n"
 
 
 def _new_pem() -> str:
@@ -189,18 +215,24 @@ def _read(directory: Path, setting: str) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Replaces a file as a whole, on disk before it has its name; mode 0600."""
+    """Replaces a file as a whole."""
+    with _draft(path, text) as draft:
+        draft.replace(path)
+
+
+@contextlib.contextmanager
+def _draft(path: Path, text: str) -> Iterator[Path]:
+    """A file that is on disk before it has its name; mode 0600. It is gone afterwards, unless it got another name."""
     descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # mkstemp: mode 0600
     try:
         with os.fdopen(descriptor, "w") as file:
             file.write(text)
             file.flush()
             os.fsync(descriptor)
-        Path(draft).replace(path)
-    except BaseException:
+        yield Path(draft)
+        _sync(path.parent)
+    finally:
         Path(draft).unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
 
 
 def _sync(directory: Path) -> None:

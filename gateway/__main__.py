@@ -65,7 +65,12 @@ def _allow_many_sockets() -> None:
 def load_keys(config: Config) -> Keys:
     """The secrets of this process. Raises crypto.keyfile.SecretError, naming the setting."""
     return keyfile.load_keys(
-        config.data / "keys", config.master_keys, config.jwt_keys, config.refresh_secret, config.production
+        config.key_directory,
+        config.master_keys,
+        config.jwt_keys,
+        config.refresh_secret,
+        config.noise_key,
+        config.production,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import sys
 from typing import Any, TextIO
 
@@ -72,18 +73,23 @@ def keys() -> None:
 
 @keys.command()
 def show() -> None:
-    """List the ids of the keys, newest first. Secrets are not shown."""
+    """List the ids of the keys, newest first, and the public Noise key. Secrets are not shown."""
     config = _config(sys.stderr)
     _print_ids(
         keyfile.load_keys(
-            config.key_directory, config.master_keys, config.jwt_keys, config.refresh_secret, config.production
+            config.key_directory,
+            config.master_keys,
+            config.jwt_keys,
+            config.refresh_secret,
+            config.noise_key,
+            config.production,
         )
     )
 
 
 @keys.command()
 def rotate() -> None:
-    """Put new keys in front of the old ones. A running server takes them on SIGHUP."""
+    """Put new keys in front of the old ones. A running server takes them on SIGHUP. The Noise key stays."""
     config = _config(sys.stderr)
     if config.production or config.master_keys or config.jwt_keys:
         raise ConfigError(
@@ -104,6 +110,7 @@ def _print_ids(found: Keys) -> None:
         click.echo(f"master {name}")
     for key in AccessTokens(found.jwt_pems, "", 0).jwks()["keys"]:
         click.echo(f"jwt {key['kid']}")
+    click.echo(f"noise {base64.urlsafe_b64encode(found.noise.public).rstrip(b'=').decode()}")
 
 
 async def _migrate(config: Config) -> list[str]:

@@ -63,6 +63,12 @@ class Config:
     refresh_secret: str | None = setting(
         "PARLEY_REFRESH_SECRET", None, "base64 of at least 32 bytes, from which refresh tokens descend", secret=True
     )
+    noise_key: str | None = setting(
+        "PARLEY_NOISE_KEY",
+        None,
+        "base64 of 32 bytes, the X25519 key by which clients of encrypted connections know the server",
+        secret=True,
+    )
 
     # Tokens
     issuer: str = setting("PARLEY_ISSUER", "parley", "`iss` of access tokens; others are refused")

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import pytest
 
+from crypto.keyfile import FILES
 from gateway.chat import ACTIONS
 from gateway.client_commands import RESULTS
 from gateway.config import settings_table
@@ -96,8 +97,7 @@ async def test_production_example(start_server: StartServer, tmp_path: Path) -> 
     """README's commands make secrets with which a production install starts, and a rotated one is taken at SIGHUP."""
     make, _, _ = _shell_block("openssl").partition("\nexport")
     await _run("bash", "-eu", "-c", f"cd {tmp_path}\n{make}")
-    files = {"MASTER_KEYS": "master.keys", "JWT_KEYS": "jwt.pem", "REFRESH_SECRET": "refresh.secret"}
-    settings = {f"PARLEY_{name}_FILE": str(tmp_path / "secrets" / file) for name, file in files.items()}
+    settings = {f"{name}_FILE": str(tmp_path / "secrets" / file) for name, file in FILES.items()}
     server: Server = await start_server(PARLEY_ENV="production", **settings)
     ann = await server.person()
     room = await server.chatroom(ann)

@@ -4,43 +4,45 @@ import base64
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from crypto.keyfile import JWT_KEYS_KEPT, BadSecret, Keys, MissingSecret, ensure, load, load_keys, rotate
+from crypto.keyfile import FILES, JWT_KEYS_KEPT, BadSecret, Keys, MissingSecret, ensure, load, load_keys, rotate
 
 MASTER = "PARLEY_MASTER_KEYS"
 JWT = "PARLEY_JWT_KEYS"
 REFRESH = "PARLEY_REFRESH_SECRET"
+NOISE = "PARLEY_NOISE_KEY"
 
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Good values of the three settings, by name."""
+    """Good values of the four settings, by name."""
     directory = tmp_path_factory.mktemp("made") / "keys"
     ensure(directory)
-    files = {MASTER: "master.keys", JWT: "jwt.pem", REFRESH: "refresh.secret"}
-    return {setting: (directory / name).read_text() for setting, name in files.items()}
+    return {setting: (directory / name).read_text() for setting, name in FILES.items()}
 
 
 def from_settings(texts: dict[str, str], directory: Path | None = None, production: bool = True) -> Keys:
     """The keys in a set of settings."""
-    return load_keys(directory, texts.get(MASTER), texts.get(JWT), texts.get(REFRESH), production)
+    return load_keys(directory, texts.get(MASTER), texts.get(JWT), texts.get(REFRESH), texts.get(NOISE), production)
 
 
 def test_keys_are_made_at_first_start_and_kept(tmp_path: Path) -> None:
     """A development install without settings gets keys, and the same ones at its next start."""
-    first = load_keys(tmp_path / "data" / "keys", None, None, None, production=False)
-    assert load_keys(tmp_path / "data" / "keys", None, None, None, production=False) == first
-    assert len(first.master[0][1]) == len(first.refresh_secret) == 32
+    first = load_keys(tmp_path / "data" / "keys", None, None, None, None, production=False)
+    assert load_keys(tmp_path / "data" / "keys", None, None, None, None, production=False) == first
+    assert len(first.master[0][1]) == len(first.refresh_secret) == len(first.noise.secret) == 32
     assert first.jwt_pems[0].startswith("-----BEGIN PRIVATE KEY-----")
 
 
 def test_two_installs_share_no_secret(tmp_path: Path) -> None:
     """Every install makes keys of its own."""
-    one, two = (load_keys(tmp_path / name, None, None, None, production=False) for name in ("one", "two"))
-    assert not {one.master, one.jwt_pems, one.refresh_secret} & {two.master, two.jwt_pems, two.refresh_secret}
+    one, two = (load_keys(tmp_path / name, None, None, None, None, production=False) for name in ("one", "two"))
+    of_one, of_two = ({keys.master, keys.jwt_pems, keys.refresh_secret, keys.noise} for keys in (one, two))
+    assert not of_one & of_two
 
 
 def test_nobody_else_can_read_the_keys(tmp_path: Path) -> None:
@@ -53,13 +55,15 @@ def test_nobody_else_can_read_the_keys(tmp_path: Path) -> None:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o700
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "keys").iterdir()}
-    assert modes == dict.fromkeys(("master.keys", "jwt.pem", "refresh.secret"), 0o600)
+    assert modes == dict.fromkeys(FILES.values(), 0o600)
 
 
 def test_two_first_starts_at_once_agree(tmp_path: Path) -> None:
     """Processes that start together end up with the same keys, and leave nothing else behind."""
     with ThreadPoolExecutor(4) as pool:
-        made = list(pool.map(lambda _: load_keys(tmp_path / "keys", None, None, None, production=False), range(4)))
+        made = list(
+            pool.map(lambda _: load_keys(tmp_path / "keys", None, None, None, None, production=False), range(4))
+        )
     assert all(keys == made[0] for keys in made)
     assert [path.name for path in tmp_path.iterdir()] == ["keys"]
 
@@ -70,12 +74,26 @@ def test_a_lost_file_is_not_made_anew(tmp_path: Path, setting: str, file: str) -
     ensure(tmp_path)
     (tmp_path / file).unlink()
     with pytest.raises(MissingSecret, match=file) as missing:
-        load_keys(tmp_path, None, None, None, production=False)
+        load_keys(tmp_path, None, None, None, None, production=False)
     assert missing.value.setting == setting
     assert not (tmp_path / file).exists()
 
 
-@pytest.mark.parametrize("setting", [MASTER, JWT, REFRESH])
+def test_keys_of_an_earlier_version_get_a_noise_key(tmp_path: Path) -> None:
+    """A directory without a Noise key, as earlier versions made it, gets one; processes that start together agree."""
+    ensure(tmp_path)
+    before = load(tmp_path)
+    (tmp_path / "noise.key").unlink()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: ensure(tmp_path), range(4)))
+        loaded = list(pool.map(lambda _: load_keys(tmp_path, None, None, None, None, production=False), range(4)))
+    assert replace(loaded[0], noise=before.noise) == before
+    assert all(keys == loaded[0] for keys in loaded)
+    assert stat.S_IMODE((tmp_path / "noise.key").stat().st_mode) == 0o600
+    assert {path.name for path in tmp_path.iterdir()} == set(FILES.values())
+
+
+@pytest.mark.parametrize("setting", [MASTER, JWT, REFRESH, NOISE])
 def test_production_refuses_to_start_without_a_secret(tmp_path: Path, texts: dict[str, str], setting: str) -> None:
     """In production each missing secret is named, even when a key directory is there, and none is made up."""
     ensure(tmp_path / "keys")
@@ -86,7 +104,7 @@ def test_production_refuses_to_start_without_a_secret(tmp_path: Path, texts: dic
 
 
 def test_settings_are_enough(tmp_path: Path, texts: dict[str, str]) -> None:
-    """With all three set no directory is needed, and none is made."""
+    """With all four set no directory is needed, and none is made."""
     keys = from_settings(texts)
     assert keys == from_settings(texts, tmp_path / "keys", production=False)
     assert not (tmp_path / "keys").exists()
@@ -94,7 +112,7 @@ def test_settings_are_enough(tmp_path: Path, texts: dict[str, str]) -> None:
 
 def test_a_setting_goes_before_the_directory(tmp_path: Path, texts: dict[str, str]) -> None:
     """In development the directory fills only the gaps."""
-    keys = load_keys(tmp_path / "keys", texts[MASTER], None, None, production=False)
+    keys = load_keys(tmp_path / "keys", texts[MASTER], None, None, None, production=False)
     assert keys.master == from_settings(texts).master
     assert keys.jwt_pems == load(tmp_path / "keys").jwt_pems
 
@@ -118,6 +136,9 @@ BAD = [
     (JWT, "-----BEGIN PRIVATE KEY-----\nsecret-word\n-----END PRIVATE KEY-----"),
     (REFRESH, "secret-word"),
     (REFRESH, "c2VjcmV0LXdvcmQ="),
+    (NOISE, "secret-word"),
+    (NOISE, "c2VjcmV0LXdvcmQ="),
+    (NOISE, base64.b64encode(bytes(33)).decode()),
 ]
 
 
@@ -134,16 +155,18 @@ def test_keys_do_not_print_themselves(texts: dict[str, str]) -> None:
     keys = from_settings(texts)
     assert keys.master[0][0] not in repr(keys)
     assert "BEGIN" not in repr(keys)
+    assert repr(keys.noise.secret) not in repr(keys) + repr(keys.noise)
 
 
 def test_rotation_puts_new_keys_in_front(tmp_path: Path) -> None:
-    """Old master keys stay, the refresh secret stays, and what rotate returns is what the next start loads."""
+    """Old master keys, refresh secret and Noise key stay, and what rotate returns is what the next start loads."""
     ensure(tmp_path)
     before = load(tmp_path)
     after = rotate(tmp_path)
     assert after.master[1:] == before.master
     assert after.jwt_pems[1:] == before.jwt_pems
     assert after.refresh_secret == before.refresh_secret
+    assert after.noise == before.noise
     assert load(tmp_path) == after
 
 
@@ -168,4 +191,4 @@ def test_a_rotation_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(OSError, match="No space"):
         rotate(tmp_path)
     assert load(tmp_path) == before
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == len(FILES)

@@ -93,7 +93,7 @@ class Node:
     """The parts of a Parley process, wired as `gateway.__main__` does."""
 
     def __init__(self, config: Config, read: SlowDatabase, write: LateDatabase) -> None:
-        keys = keyfile.load_keys(config.key_directory, None, None, None, production=False)
+        keys = keyfile.load_keys(config.key_directory, None, None, None, None, production=False)
         metrics, bus = Metrics(), LocalBus()
         self.write = write
         self.wheel = Wheel()

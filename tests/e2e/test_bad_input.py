@@ -233,7 +233,7 @@ def encode(value: Any) -> str:
 def forged(server: Server, person: Person) -> dict[str, tuple[str, str]]:
     """Tokens that are no good, each with the code it should get."""
     header, claims = claims_of(person.token)
-    pems = keyfile.load_keys(server.directory / "data" / "keys", None, None, None, production=False).jwt_pems
+    pems = keyfile.load_keys(server.directory / "data" / "keys", None, None, None, None, production=False).jwt_pems
     ids = UUID(claims["sub"]), UUID(claims["sid"])
     bare = f"{encode({**header, 'alg': 'none'})}.{encode(claims)}."
     public = serialization.load_pem_private_key(pems[0].encode(), None).public_key()

@@ -1,8 +1,10 @@
+from base64 import b64decode, urlsafe_b64decode
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from crypto.noise import PrivateKey
 from gateway.cli import main
 from storage.database import migrations
 
@@ -74,20 +76,23 @@ def test_production_needs_secrets(cli: Cli, command: list[str]) -> None:
 
 
 def test_keys_show_ids_only(cli: Cli) -> None:
-    """Keys are listed by id; no secret is printed."""
+    """Keys are listed by id, the Noise key by its public half in base64url; no secret is printed."""
     result = cli.run("keys", "show")
     kinds = [line.split()[0] for line in result.stdout.splitlines()]
-    assert kinds == ["master", "jwt"]
-    (secret,) = (Path(str(cli.env["PARLEY_DATA"])) / "keys" / "master.keys").read_text().splitlines()
-    assert secret.split(":")[1] not in result.output
+    assert kinds == ["master", "jwt", "noise"]
+    directory = Path(str(cli.env["PARLEY_DATA"])) / "keys"
+    assert (directory / "master.keys").read_text().strip().split(":")[1] not in result.output
+    noise = (directory / "noise.key").read_text().strip()
+    assert noise not in result.output
+    assert urlsafe_b64decode(result.stdout.split()[-1] + "=") == PrivateKey(b64decode(noise)).public
 
 
 def test_keys_rotate(cli: Cli) -> None:
     """After a rotation new keys stand in front, and the old ones are still there."""
     before = cli.run("keys", "show").stdout.splitlines()
     after = cli.run("keys", "rotate").stdout.splitlines()
-    assert [line.split()[0] for line in after] == ["master", "master", "jwt", "jwt"]
-    assert [after[1], after[3]] == before
+    assert [line.split()[0] for line in after] == ["master", "master", "jwt", "jwt", "noise"]
+    assert [after[1], *after[3:]] == before
     assert cli.run("keys", "show").stdout.splitlines() == after
 
 
