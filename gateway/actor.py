@@ -7,14 +7,18 @@ from datetime import datetime
 from uuid import UUID
 
 from gateway.session import Session
-from protocol.models import User
+from protocol.models import Scope, User
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """A verified user. `sign_in_id` is the sign-in their token belongs to."""
+    """A verified user. `sign_in_id` is the sign-in their token belongs to.
+
+    The keys of bots do not expire. `scopes` are what a bot may do, and None for a person, who may do everything.
+    """
 
     user: User
     sign_in_id: UUID
-    token_expires_at: datetime
+    token_expires_at: datetime | None
     session: Session | None = None
+    scopes: frozenset[Scope] | None = None

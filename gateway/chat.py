@@ -9,7 +9,8 @@ from typing import Any, cast
 
 from msgspec import Struct
 
-from gateway.actions import accounts, live, messages, rooms
+from crypto import bot_keys
+from gateway.actions import accounts, bots, live, messages, rooms
 from gateway.actor import Actor
 from gateway.services import Services
 from protocol import commands
@@ -31,6 +32,12 @@ ACTIONS: dict[type[Command], Action] = {
     commands.UpdateAccount: accounts.update_account,
     commands.GetUser: accounts.get_user,
     commands.SearchUsers: accounts.search_users,
+    commands.CreateBot: bots.create_bot,
+    commands.ListBots: bots.list_bots,
+    commands.GetBot: bots.get_bot,
+    commands.UpdateBot: bots.update_bot,
+    commands.RotateBot: bots.rotate_bot,
+    commands.RevokeBot: bots.revoke_bot,
     commands.CreateChatroom: rooms.create_chatroom,
     commands.ListChatrooms: rooms.list_chatrooms,
     commands.GetChatroom: rooms.get_chatroom,
@@ -67,8 +74,20 @@ class Chat:
         self.ready = True
 
     async def authenticate(self, token: str) -> Actor:
-        """The user of an access token. Raises ChatError AUTH_TOKEN_EXPIRED, AUTH_TOKEN_INVALID, AUTH_USER_INACTIVE."""
+        """The user of an access token, or the bot of an API key.
+
+        Raises ChatError AUTH_TOKEN_EXPIRED, AUTH_TOKEN_INVALID, AUTH_USER_INACTIVE.
+        """
+        if bot_keys.is_api_key(token):
+            return await bots.authenticate(self._services, token)
         return await accounts.authenticate(self._services, token)
+
+    async def authenticate_key(self, public_key: bytes) -> Actor:
+        """The bot of an X25519 public key. That the other end has the private key is for the caller to have seen.
+
+        Raises ChatError AUTH_TOKEN_INVALID.
+        """
+        return await bots.authenticate_key(self._services, public_key)
 
     async def handle(self, actor: Actor | None, command: Command) -> Struct | None:
         """Does a command and returns its answer, for durable ones once it is on disk. Raises ChatError."""
@@ -87,12 +106,13 @@ class Chat:
         return answer
 
     async def _act(self, actor: Actor | None, command: Command) -> Struct | None:
+        bots.check_scope(actor, command)
         if isinstance(command, SendMessage):
             return await self._send(cast("Actor", actor), command)
         return await ACTIONS[type(command)](self._services, actor, command)
 
     async def _send(self, actor: Actor, command: SendMessage) -> Event:
-        await self.prepare(command)
+        await self.prepare(actor, command)
         sending = messages.begin_send(self._services, actor, command)
         if sending is None:
             raise ChatError("CHATROOM_NOT_FOUND")
@@ -100,11 +120,12 @@ class Chat:
         self._services.journal.send(sending, settle_future(future))
         return await future
 
-    async def prepare(self, command: SendMessage) -> None:
+    async def prepare(self, actor: Actor, command: SendMessage) -> None:
         """Loads what `begin` needs to work at once. Raises ChatError MESSAGE_TOO_LONG, CHATROOM_NOT_FOUND and others.
 
-        Length comes first, whether the chatroom exists or not: what is refused first must not tell outsiders.
+        Scope and length come first, whether the chatroom exists or not: what is refused first must not tell outsiders.
         """
+        bots.check_scope(actor, command)
         messages.check_length(command.content, self._services.config.limit_text)
         await self._services.room_keys.get(command.chatroom_id)
 
@@ -124,6 +145,7 @@ class Chat:
             settle(outcome)
 
         try:
+            bots.check_scope(actor, command)
             sending = messages.begin_send(self._services, actor, command)
         except ChatError as error:
             counted(error)

@@ -105,6 +105,7 @@ class Config:
     limit_text: int = setting("PARLEY_LIMIT_TEXT", 16_384, "bytes of UTF-8 in a message's text")
     limit_body: int = setting("PARLEY_LIMIT_BODY", 131_072, "bytes in a REST request's body")
     limit_connections: int = setting("PARLEY_LIMIT_CONNECTIONS", 5, "connections a user")
+    limit_bots: int = setting("PARLEY_LIMIT_BOTS", 20, "bots a user")
     limit_commands: int = setting("PARLEY_LIMIT_COMMANDS", 120, "commands a minute a session")
     limit_burst: int = setting("PARLEY_LIMIT_BURST", 30, "commands a session may send at once")
     limit_requests: int = setting(

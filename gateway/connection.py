@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
+from dataclasses import replace
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -259,7 +261,8 @@ class Connection:
         command = request.command
         try:
             if isinstance(command, SendMessage):
-                await self._door.chat.prepare(command)
+                assert self._actor is not None
+                await self._door.chat.prepare(self._actor, command)
                 self._begin_send(session, request.id, command)
                 return
             answer = await self._door.chat.handle(self._actor, command)
@@ -350,12 +353,12 @@ class Connection:
 
     def _enter(self, session: Session, actor: Actor) -> None:
         self._session = session
-        self._actor = Actor(actor.user, actor.sign_in_id, actor.token_expires_at, session)
+        self._actor = replace(actor, session=session)
         self._door.known(self._address)
         self._door.wheel.schedule(self, self._next_due(self._door.wheel.now()))
 
     def _renew(self, session: Session, actor: Actor, id: str | None) -> None:
-        if actor.user.id != session.user.id:
+        if not self._door.same(session, actor):
             raise ChatError("AUTH_TOKEN_INVALID", "This token belongs to somebody else.")
         self._door.renew(session, actor)
         self._deadlines.renewed()
@@ -383,7 +386,7 @@ class Connection:
         if self._closing:
             self._door.cut(session, self._link)
             return
-        self._enter(session, Actor(session.user, session.sign_in_id, session.token_expires_at))
+        self._enter(session, Actor(session.user, session.sign_in_id, session.token_expires_at, session, session.scopes))
         first = self._wire.chunk("resumed", Resumed(missed=missed, handled=session.handled), id=id)
         session.outbox.insert(0, first)
         session.queued += len(first.data)
@@ -426,7 +429,7 @@ class Connection:
             self.close(due, REASONS[due])
         elif due == "ping":
             self._link.ping()
-        elif (session := self._session) is not None:
+        elif (session := self._session) is not None and session.token_expires_at is not None:
             data = TokenExpiring(expires_at=session.token_expires_at)
             self._door.hub.send(session, self._wire.chunk("token_expiring", data))
 
@@ -434,5 +437,8 @@ class Connection:
         return self._deadlines.next(self._door.config, now, self._token_left())
 
     def _token_left(self) -> float | None:
-        """Seconds the session's token is good for, by the clock on the wall, as tokens are."""
-        return None if self._session is None else self._session.token_expires_at.timestamp() - time.time()
+        """Seconds the session's token is good for, by the clock on the wall, as tokens are. A bot's key is for ever."""
+        if self._session is None:
+            return None
+        expires = self._session.token_expires_at
+        return math.inf if expires is None else expires.timestamp() - time.time()

@@ -51,7 +51,10 @@ class Deadlines:
         self._warned = False
 
     def due(self, config: Config, now: float, token_left: float | None) -> Due | None:
-        """What is due first. `token_left`: the seconds the token is good for; None before there is a session."""
+        """What is due first. `token_left`: the seconds the token is good for, perhaps without end.
+
+        It is None before there is a session.
+        """
         if token_left is None:
             return CloseCode.auth_timeout if now >= self._opened_at + config.auth_deadline else None
         if now >= self._silent_at(config) + config.heartbeat_timeout:

@@ -92,6 +92,7 @@ class Door:
             actor.token_expires_at,
             wire,
             self._limits,
+            actor.scopes,
         )
         self.hub.add(session, link)
         try:
@@ -108,6 +109,8 @@ class Door:
         """
         async with self._database.acquire() as conn:
             await _check_sign_in(conn, session.sign_in_id, session.user.id)
+            if not session.hears:
+                return ()
             for room_id in await rooms.chatroom_ids_of(conn, session.user.id):
                 self.hub.hold(session, room_id)
             return await rooms.states_of(conn, session.user.id)
@@ -174,11 +177,16 @@ class Door:
     def _may_resume(self, session: Session, command: Resume, actor: Actor | None) -> bool:
         if not hmac.compare_digest(session.resume_token.encode(), command.resume_token.encode()):
             return False
-        return actor is None or actor.user.id == session.user.id
+        return actor is None or self.same(session, actor)
+
+    def same(self, session: Session, actor: Actor) -> bool:
+        """Whether a session can go on as this actor's: a bot whose scopes have changed has to open a new one."""
+        return actor.user.id == session.user.id and actor.scopes == session.scopes
 
     async def _recheck(self, session: Session, actor: Actor | None) -> set[UUID]:
         """The chatrooms the user is still a member of. Raises ChatError when the account or the sign-in has ended."""
-        if actor is None and session.token_expires_at.timestamp() + self.config.token_grace < time.time():
+        expires = session.token_expires_at
+        if actor is None and expires is not None and expires.timestamp() + self.config.token_grace < time.time():
             raise ChatError("AUTH_TOKEN_EXPIRED")
         async with self._database.acquire() as conn:
             await _check_sign_in(conn, actor.sign_in_id if actor else session.sign_in_id, session.user.id)

@@ -152,10 +152,12 @@ class Hub:
         for session in self.users.get(user.id, ()):
             session.user = user
 
-    def close_sign_in(self, sign_in_id: UUID, code: CloseCode = CloseCode.auth_failed) -> None:
+    def close_sign_in(
+        self, sign_in_id: UUID, code: CloseCode = CloseCode.auth_failed, reason: str = "this sign-in has ended"
+    ) -> None:
         """A sign-in ended: closes its sockets and forgets its cut sessions."""
         for session in [s for s in self.sessions.values() if s.sign_in_id == sign_in_id]:
-            self.close(session, code, "this sign-in has ended")
+            self.close(session, code, reason)
 
     def close(self, session: Session, code: CloseCode, reason: str) -> None:
         """Ends a session and its socket."""
@@ -365,6 +367,8 @@ class Hub:
     def _welcome(self, user_id: UUID, room_id: UUID, seq: int) -> None:
         """A user became a member: their sessions hear the room, beginning with the event that says so."""
         for session in self.users.get(user_id, ()):
+            if not session.hears:
+                continue
             room = self.rooms.get(room_id)
             if room is None:
                 room = self.rooms[room_id] = Room(room_id)

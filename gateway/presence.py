@@ -32,7 +32,7 @@ class Presence:
     def came(self, session: Session) -> None:
         """A session is open: the user is online, if they were not."""
         user = session.user
-        if user.id in self._hub.online:
+        if user.id in self._hub.online or not session.hears:  # whoever hears nothing cannot be talked to
             return
         self._hub.online.add(user.id)
         self._tell(user, session.rooms, "user_online", UserOnline(user_id=user.id, username=user.username))

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from gateway.limits import Bucket
 from gateway.wire import Chunk, Wire
-from protocol.models import User
+from protocol.models import Scope, User
 
 if TYPE_CHECKING:
     from gateway.hub import Room
@@ -55,6 +55,7 @@ class Session:
         "replay_frames",
         "resume_token",
         "rooms",
+        "scopes",
         "sent",
         "sign_in_id",
         "stuck",
@@ -69,9 +70,10 @@ class Session:
         resume_token: str,
         user: User,
         sign_in_id: UUID,
-        token_expires_at: datetime,
+        token_expires_at: datetime | None,
         wire: Wire,
         limits: SessionLimits,
+        scopes: frozenset[Scope] | None = None,
     ) -> None:
         self.id = id
         self.resume_token = resume_token
@@ -80,6 +82,7 @@ class Session:
         self.token_expires_at = token_expires_at
         self.wire = wire
         self.limits = limits
+        self.scopes = scopes
         self.attached = True
         self.opening = True
         self.rooms: dict[UUID, Room] = {}
@@ -97,6 +100,11 @@ class Session:
         self.dirty = False
         self.bucket: Bucket | None = None
         self.cuts = 0
+
+    @property
+    def hears(self) -> bool:
+        """Whether it hears chatrooms at all. A bot may be there to write only."""
+        return self.scopes is None or "read" in self.scopes
 
     # --- frames out --------------------------------------------------------------------------
 

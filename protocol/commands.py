@@ -21,6 +21,7 @@ from protocol.models import (
     PageLimit,
     PageNumber,
     Role,
+    Scope,
 )
 
 Username = Annotated[
@@ -34,6 +35,10 @@ Cursor = Annotated[str, Meta(min_length=1, max_length=64, description="a seq, a 
 MemberLimit = Annotated[int, Meta(ge=2, le=100_000)]
 Threshold = Annotated[int, Meta(ge=1, le=100_000)]
 UserIds = Annotated[list[UUID], Meta(max_length=500)]
+Scopes = Annotated[list[Scope], Meta(min_length=1, max_length=3)]
+PublicKey = Annotated[
+    str, Meta(min_length=44, max_length=44, pattern=r"^[A-Za-z0-9+/]{43}=$", description="base64 of 32 bytes, X25519")
+]
 
 
 class Command(Struct, frozen=True, kw_only=True):
@@ -261,6 +266,49 @@ class SearchUsers(Command, frozen=True):
     search: Annotated[str, Meta(min_length=1, max_length=100, pattern=NO_NUL)]
     page: PageNumber = 1
     limit: PageLimit = 20
+
+
+# --- bots (REST) -----------------------------------------------------------------------------
+
+
+class CreateBot(Command, frozen=True):
+    """Makes a bot of the user's, and its API key."""
+
+    username: Username
+    scopes: Scopes
+    display_name: Name | None = None
+    public_key: PublicKey | None = None
+
+
+class ListBots(Command, frozen=True):
+    """Reads the user's bots."""
+
+
+class GetBot(Command, frozen=True):
+    """Reads one of the user's bots."""
+
+    bot_id: UUID
+
+
+class UpdateBot(Command, frozen=True):
+    """Changes what is given; a `public_key` of null takes it away. Other scopes or another key end live sessions."""
+
+    bot_id: UUID
+    display_name: Name | UnsetType = UNSET
+    scopes: Scopes | UnsetType = UNSET
+    public_key: PublicKey | UnsetType | None = UNSET
+
+
+class RotateBot(Command, frozen=True):
+    """Gives a bot a new API key; the old one ends at once."""
+
+    bot_id: UUID
+
+
+class RevokeBot(Command, frozen=True):
+    """Ends a bot for good. Its messages stay."""
+
+    bot_id: UUID
 
 
 SOCKET_COMMANDS: dict[str, type[Command]] = {

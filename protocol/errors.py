@@ -28,7 +28,7 @@ ERRORS: dict[str, ErrorKind] = {
     "AUTH_REQUIRED": ErrorKind(401, False, "No token was sent; sign in first."),
     "AUTH_INVALID_CREDENTIALS": ErrorKind(401, False, "The user name or the password is wrong."),
     "AUTH_TOKEN_EXPIRED": ErrorKind(401, False, "The access token has expired; refresh it."),
-    "AUTH_TOKEN_INVALID": ErrorKind(401, False, "The access token is not one of ours."),
+    "AUTH_TOKEN_INVALID": ErrorKind(401, False, "The access token, or a bot's key, is not one of ours or has ended."),
     "AUTH_REFRESH_TOKEN_INVALID": ErrorKind(401, False, "The refresh token is unknown, used, expired or revoked."),
     "AUTH_USER_NOT_FOUND": ErrorKind(404, False, "There is no such user."),
     "AUTH_USER_INACTIVE": ErrorKind(403, False, "The account is deactivated."),
@@ -40,7 +40,7 @@ ERRORS: dict[str, ErrorKind] = {
     "VALIDATION_UNKNOWN_EVENT": ErrorKind(422, False, "There is no command of this name."),
     # Resources
     "RESOURCE_NOT_FOUND": ErrorKind(404, False, "There is nothing at this address."),
-    "RESOURCE_ACCESS_DENIED": ErrorKind(403, False, "Your role does not allow this."),
+    "RESOURCE_ACCESS_DENIED": ErrorKind(403, False, "Your role, or your scopes as a bot, do not allow this."),
     "RESOURCE_ALREADY_EXISTS": ErrorKind(409, False, "It exists already."),
     "RESOURCE_LIMIT_EXCEEDED": ErrorKind(409, False, "A limit on how many there may be is reached."),
     "METHOD_NOT_ALLOWED": ErrorKind(405, False, "This address does not take this method."),

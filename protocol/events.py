@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from protocol.models import (
     Account,
+    Bot,
     Chatroom,
     ChatroomState,
     ChatroomSummary,
@@ -142,13 +143,16 @@ class Hello(Event, frozen=True):
 
 
 class Ready(Event, frozen=True):
-    """A session is open. Live events of each chatroom go on from the `seq` listed, plus one."""
+    """A session is open. Live events of each chatroom go on from the `seq` listed, plus one.
+
+    `token_expires_at` is null for a bot, whose key does not expire.
+    """
 
     session_id: UUID
     resume_token: str
     user: User
     chatrooms: tuple[ChatroomState, ...]
-    token_expires_at: datetime
+    token_expires_at: datetime | None
 
 
 class Resumed(Event, frozen=True):
@@ -193,7 +197,7 @@ class TokenExpiring(Event, frozen=True):
 class Authenticated(Event, frozen=True):
     """The answer to `authenticate` on a live session."""
 
-    token_expires_at: datetime
+    token_expires_at: datetime | None
 
 
 class Synced(Event, frozen=True):
@@ -310,6 +314,19 @@ class UsersFound(Event, frozen=True):
 
     users: tuple[UserProfile, ...]
     pagination: Pagination
+
+
+class BotIssued(Event, frozen=True):
+    """A bot and its new API key, which is never shown again."""
+
+    bot: Bot
+    api_key: str
+
+
+class BotsListed(Event, frozen=True):
+    """The user's bots, in the order in which they were made."""
+
+    bots: tuple[Bot, ...]
 
 
 DURABLE: dict[str, type[Event]] = {

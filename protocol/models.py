@@ -12,6 +12,7 @@ Role = Literal["owner", "moderator", "member"]
 ChatroomKind = Literal["group", "direct"]
 MessageType = Literal["text", "image", "file", "system"]
 Verdict = Literal["complete", "too_long", "not_member"]
+Scope = Literal["read", "write", "manage"]
 
 NO_NUL = r"^[^\x00]*$"
 """PostgreSQL's text holds every character but this one."""
@@ -54,20 +55,33 @@ class UserProfile(Struct, frozen=True, kw_only=True):
     avatar_url: str | None
     public_key: str | None
     created_at: datetime
+    is_bot: bool = False
 
 
 class Account(Struct, frozen=True, kw_only=True):
-    """What a user sees of their own account."""
+    """What a user sees of their own account. A bot has no `email`."""
 
     id: UUID
     username: str
-    email: str
+    email: str | None
     display_name: str
     avatar_url: str | None
     public_key: str | None
     is_verified: bool
     created_at: datetime
     last_login: datetime | None
+    is_bot: bool = False
+
+
+class Bot(Struct, frozen=True, kw_only=True):
+    """A bot as its owner sees it. `public_key` is the X25519 key, in base64, by which it may prove itself."""
+
+    id: UUID
+    username: str
+    display_name: str
+    scopes: tuple[Scope, ...]
+    public_key: str | None
+    created_at: datetime
 
 
 class Message(Struct, frozen=True, kw_only=True):
@@ -101,6 +115,7 @@ class Member(Struct, frozen=True, kw_only=True):
     last_read_seq: int
     last_read_at: datetime | None
     is_online: bool = False
+    is_bot: bool = False
 
 
 class Chatroom(Struct, frozen=True, kw_only=True):

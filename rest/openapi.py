@@ -13,6 +13,8 @@ from rest.service import Health
 
 Schema = dict[str, Any]
 
+_BEARER = {"type": "http", "scheme": "bearer", "description": "An access token, or the API key of a bot."}
+
 _PATH_PARAMETER = re.compile(r"{(\w+)}")
 _REF = "#/components/schemas/{name}"
 
@@ -30,7 +32,7 @@ def document(version: str) -> Schema:
         "paths": paths,
         "components": {
             "schemas": schemas,
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+            "securitySchemes": {"bearer": _BEARER},
         },
     }
 

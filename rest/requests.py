@@ -15,7 +15,7 @@ from protocol.errors import ChatError
 
 C = TypeVar("C", bound=Command)
 
-UNKNOWN_ID = {"chatroom_id": "CHATROOM_NOT_FOUND", "user_id": "AUTH_USER_NOT_FOUND"}
+UNKNOWN_ID = {"chatroom_id": "CHATROOM_NOT_FOUND", "user_id": "AUTH_USER_NOT_FOUND", "bot_id": "RESOURCE_NOT_FOUND"}
 """What an id in the path that is no id gets: the same answer as one that nobody has."""
 
 _body = msgspec.json.Decoder(dict[str, Any])

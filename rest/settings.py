@@ -51,7 +51,7 @@ class Chat(Protocol):
         """Does what the command asks. Raises ChatError."""
 
     async def authenticate(self, token: str) -> Actor:
-        """Whose access token this is. Raises ChatError."""
+        """Whose access token, or API key of a bot, this is. Raises ChatError."""
 
     def jwks(self) -> dict[str, Any]:
         """The public keys of access tokens, as RFC 7517 has it."""

@@ -56,6 +56,7 @@ def member(row: Any) -> Member:
         joined_at=row["joined_at"],
         last_read_seq=row["last_read_seq"],
         last_read_at=row["last_read_at"],
+        is_bot=row["is_bot"],
     )
 
 
@@ -134,7 +135,8 @@ async def get_for(conn: Connection, chatroom_id: UUID, user_id: UUID) -> tuple[C
 async def members_of(conn: Connection, chatroom_id: UUID, user_ids: Sequence[UUID] | None = None) -> tuple[Member, ...]:
     """All members, the longest-serving first, or those of them that are named."""
     rows = await conn.fetch(
-        """SELECT m.*, u.username, u.display_name, u.avatar_url FROM members m JOIN users u ON u.id = m.user_id
+        """SELECT m.*, u.username, u.display_name, u.avatar_url, u.is_bot
+           FROM members m JOIN users u ON u.id = m.user_id
            WHERE m.chatroom_id = $1 AND ($2::uuid[] IS NULL OR m.user_id = ANY($2)) ORDER BY m.joined_at, m.user_id""",
         chatroom_id,
         user_ids,

@@ -102,9 +102,12 @@ async def revoke(conn: Connection, sign_in_id: UUID, why: str) -> bool:
 
 
 async def find(conn: Connection, sign_in_id: UUID, user_id: UUID) -> SignIn | None:
-    """The sign-in and its user as they are now. None when that user has no such sign-in."""
+    """The sign-in and its user as they are now, a bot with its owner. None when that user has no such sign-in."""
     row = await conn.fetchrow(
-        """SELECT u.id, u.username, u.display_name, u.avatar_url, u.is_active, s.revoked_at
+        """SELECT u.id, u.username, u.display_name, u.avatar_url, s.revoked_at,
+               u.is_active AND (NOT u.is_bot OR EXISTS (
+                   SELECT FROM bots b JOIN users o ON o.id = b.owner_id WHERE b.user_id = u.id AND o.is_active
+               )) AS is_active
            FROM sign_ins s JOIN users u ON u.id = s.user_id WHERE s.id = $1 AND u.id = $2""",
         sign_in_id,
         user_id,

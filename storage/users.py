@@ -10,8 +10,8 @@ from protocol.models import Account, User, UserProfile
 from protocol.text import name_key
 from storage.database import Connection
 
-_ACCOUNT = "id, username, email, display_name, avatar_url, public_key, is_verified, created_at, last_login"
-_PROFILE = "id, username, display_name, avatar_url, public_key, created_at"
+_ACCOUNT = "id, username, email, display_name, avatar_url, public_key, is_verified, is_bot, created_at, last_login"
+_PROFILE = "id, username, display_name, avatar_url, public_key, is_bot, created_at"
 _CHANGEABLE = ("display_name", "avatar_url", "public_key")
 _FOUND = r"is_active AND (username_key LIKE $1 OR lower(display_name) LIKE lower($2))"
 
@@ -67,13 +67,13 @@ async def _taken(conn: Connection, username: str) -> str:
 
 
 async def find_login(conn: Connection, name: str) -> Login | None:
-    """The user with this user name or e-mail address, active or not.
+    """The user with this user name or e-mail address, active or not. A bot has no password to sign in with.
 
     Only an address has an @, so nobody can take a name that is someone's address.
     """
     key = name_key(name)
     column = "email_key" if "@" in key else "username_key"
-    row = await conn.fetchrow(f"SELECT id, password_hash FROM users WHERE {column} = $1", key)
+    row = await conn.fetchrow(f"SELECT id, password_hash FROM users WHERE {column} = $1 AND NOT is_bot", key)
     return Login(row["id"], row["password_hash"]) if row else None
 
 

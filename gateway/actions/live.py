@@ -67,21 +67,31 @@ async def leave_chatroom(services: Services, actor: Actor, command: LeaveChatroo
 
 async def typing_start(services: Services, actor: Actor, command: TypingStart) -> Done:
     """Tells the others who have the room open."""
-    return _typing(services, actor, command.chatroom_id, is_typing=True)
+    return await _typing(services, actor, command.chatroom_id, is_typing=True)
 
 
 async def typing_stop(services: Services, actor: Actor, command: TypingStop) -> Done:
     """Tells the others who have the room open."""
-    return _typing(services, actor, command.chatroom_id, is_typing=False)
+    return await _typing(services, actor, command.chatroom_id, is_typing=False)
 
 
-def _typing(services: Services, actor: Actor, chatroom_id: UUID, *, is_typing: bool) -> Done:
+async def _typing(services: Services, actor: Actor, chatroom_id: UUID, *, is_typing: bool) -> Done:
     session = check_session(actor)
-    check_hears(session, chatroom_id)
+    if session.hears:
+        check_hears(session, chatroom_id)
+    else:
+        await _check_member(services, session, chatroom_id)
     user = session.user
     indicator = TypingIndicator(chatroom_id=chatroom_id, user_id=user.id, username=user.username, is_typing=is_typing)
     services.hub.tell_openers(chatroom_id, "typing_indicator", indicator, but=user.id)
     return Done(chatroom_id=chatroom_id)
+
+
+async def _check_member(services: Services, session: Session, chatroom_id: UUID) -> None:
+    """For a bot that hears no chatroom, so that the hub does not know which are its own."""
+    async with services.database.acquire() as conn:
+        if await rooms.role_of(conn, chatroom_id, session.user.id) is None:
+            raise ChatError("CHATROOM_NOT_FOUND")
 
 
 # --- sync ------------------------------------------------------------------------------------

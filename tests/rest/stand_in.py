@@ -33,6 +33,9 @@ ACCOUNT = m.Account(
     last_login=None,
 )
 PROFILE = m.UserProfile(id=BOB.id, username="bob", display_name="Bob", avatar_url=None, public_key=None, created_at=NOW)
+BOT = m.Bot(
+    id=UUID(int=3), username="robo", display_name="Robo", scopes=("read", "write"), public_key=None, created_at=NOW
+)
 ROOM = m.Chatroom(
     id=ROOM_ID,
     kind="group",
@@ -86,6 +89,12 @@ RESULTS: dict[type[Command], Struct | None] = {
     c.UpdateAccount: ACCOUNT,
     c.SearchUsers: e.UsersFound(users=(PROFILE,), pagination=PAGE),
     c.GetUser: PROFILE,
+    c.CreateBot: e.BotIssued(bot=BOT, api_key="ply_key"),
+    c.ListBots: e.BotsListed(bots=(BOT,)),
+    c.GetBot: BOT,
+    c.UpdateBot: BOT,
+    c.RotateBot: e.BotIssued(bot=BOT, api_key="ply_key"),
+    c.RevokeBot: None,
     c.ListChatrooms: e.ChatroomsListed(chatrooms=(), pagination=PAGE),
     c.CreateChatroom: ROOM_CHANGED,
     c.GetChatroom: e.ChatroomFetched(chatroom=ROOM, members=(MEMBER,), user_role="owner"),

@@ -8,6 +8,7 @@ import pytest
 
 from protocol.errors import ChatError
 from storage import database as module
+from storage import sign_ins, users
 from storage.database import Connection, Database, DatabaseError, check_version, migrate, migrations
 from storage.embedded import EmbeddedPostgres
 
@@ -242,6 +243,28 @@ class TestMigrations:
             assert await _schema(connection) == at_once
             assert await migrate(connection) == []
             assert await _schema(connection) == at_once
+
+    async def test_data_of_earlier_versions_stays(self, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A database of version 0.1 with people in it is migrated, and they sign in as before."""
+        await _empty(db)
+        async with db.acquire() as connection:
+            with monkeypatch.context() as first:
+                first.setattr(module, "migrations", lambda: migrations()[:1])
+                await migrate(connection)
+            await connection.execute(
+                """INSERT INTO users (id, username, username_key, email, email_key, display_name, password_hash,
+                       created_at, updated_at) VALUES ($1, 'Ann', 'ann', 'a@b.c', 'a@b.c', 'Ann', 'x', now(), now())""",
+                ID,
+            )
+            await connection.execute(
+                "INSERT INTO sign_ins (id, user_id, client_type, created_at) VALUES ($1, $1, 'mobile', now())", ID
+            )
+            assert await migrate(connection) == [migration.name for migration in migrations()[1:]]
+            sign_in = await sign_ins.find(connection, ID, ID)
+            login = await users.find_login(connection, "ANN")
+        assert sign_in is not None
+        assert (sign_in.is_active, sign_in.is_revoked) == (True, False)
+        assert login == users.Login(ID, "x")
 
     async def test_concurrent_runs_apply_once(self, db: Database) -> None:
         """Of processes that start together one migrates, and the others find it done."""
