@@ -101,7 +101,7 @@ async def test_what_is_refused(common_server: Server) -> None:
         ({"public_key": base64.b64encode(bytes(32)).decode()}, "VALIDATION_INVALID_VALUE", "public_key"),
         ({"public_key": "A" * 44}, "VALIDATION_INVALID_VALUE", "public_key"),
         ({"scopes": []}, "VALIDATION_INVALID_VALUE", "scopes"),
-        ({"scopes": ["admin"]}, "VALIDATION_INVALID_VALUE", "scopes.0"),
+        ({"scopes": ["admin"]}, "VALIDATION_INVALID_VALUE", "scopes[0]"),
     ):
         body = {"username": f"bot-{uuid4().hex[:12]}", "scopes": ["read"]} | fields
         _, answer = await server.call("POST", "/bots", bob.token, body)
