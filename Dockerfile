@@ -13,6 +13,8 @@ USER 10001
 VOLUME /data
 EXPOSE 8000
 HEALTHCHECK --start-period=30s --interval=10s --timeout=5s \
-    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/health/live', timeout=4)"]
+    CMD ["python", "-c", "import os, ssl, urllib.request; \
+url = 'http' + 's' * bool(os.environ.get('PARLEY_TLS_CERT')) + '://127.0.0.1:8000/health/live'; \
+urllib.request.urlopen(url, timeout=4, context=ssl._create_unverified_context())"]
 ENTRYPOINT ["parley"]
 CMD ["serve"]

@@ -9,6 +9,7 @@ import resource
 import signal
 from collections.abc import AsyncIterator
 from importlib.metadata import version
+from typing import Any
 
 from crypto import keyfile
 from crypto.keyfile import Keys
@@ -26,6 +27,7 @@ from gateway.metrics import Metrics
 from gateway.presence import Presence
 from gateway.repair import Repair
 from gateway.services import Services
+from gateway.tls import SHUTDOWN_TIMEOUT, Tls
 from gateway.websocket import WebSocketPump, websocket_wires
 from gateway.wheel import Wheel
 from protocol.errors import ChatError
@@ -48,11 +50,12 @@ async def serve(config: Config) -> None:
     """Runs one Parley process until SIGTERM or SIGINT, then drains it."""
     _allow_many_sockets()
     keys = load_keys(config)
+    tls = Tls.of(config)
     master = MasterKeys(keys.master)
     async with database_url(config.database_url, config.data) as url, _database(config, url) as database:
         async with database.acquire() as conn:
             await check_master_keys(conn, master)
-        await _run(config, database, keys, master)
+        await _run(config, database, keys, master, tls)
 
 
 def _allow_many_sockets() -> None:
@@ -87,7 +90,7 @@ async def _database(config: Config, url: str) -> AsyncIterator[Database]:
             await asyncio.wait_for(database.close(), 5)
 
 
-async def _run(config: Config, database: Database, keys: Keys, master: MasterKeys) -> None:
+async def _run(config: Config, database: Database, keys: Keys, master: MasterKeys, tls: Tls | None) -> None:
     metrics, wheel, bus = Metrics(), Wheel(), LocalBus()
     hub = Hub(metrics)
     presence = Presence(hub, wheel, config.presence_grace)
@@ -109,8 +112,8 @@ async def _run(config: Config, database: Database, keys: Keys, master: MasterKey
     door = Door(config, hub, chat, database, wheel, presence, metrics)
     metrics.watch_sessions(lambda: len(hub.links), lambda: len(hub.sessions) - len(hub.links))
     housekeeping = Housekeeping(metrics.watch_loop, repair.sweep_forever, services)
-    reload = _Reload(services)
-    async with _listening(config, door, chat, metrics) as server, housekeeping:
+    reload = _Reload(services, tls)
+    async with _listening(config, tls, door, chat, metrics) as server, housekeeping:
         _announce(config, server)
         await _until_told_to_stop(reload)
         await drain(services, chat, server, config.drain)
@@ -119,12 +122,14 @@ async def _run(config: Config, database: Database, keys: Keys, master: MasterKey
 
 
 @contextlib.asynccontextmanager
-async def _listening(config: Config, door: Door, chat: Chat, metrics: Metrics) -> AsyncIterator[asyncio.Server]:
+async def _listening(
+    config: Config, tls: Tls | None, door: Door, chat: Chat, metrics: Metrics
+) -> AsyncIterator[asyncio.Server]:
     http = await HttpServer.start(
         make_app(chat, _rest_settings(config), metrics.render, metrics.request), _rest_settings(config)
     )
     try:
-        server = await _listen(config, door, http)
+        server = await _listen(config, tls, door, http)
     except BaseException:
         await http.stop(grace=0.0)
         raise
@@ -135,7 +140,7 @@ async def _listening(config: Config, door: Door, chat: Chat, metrics: Metrics) -
         await http.stop(grace=2.0)
 
 
-async def _listen(config: Config, door: Door, http: HttpServer) -> asyncio.Server:
+async def _listen(config: Config, tls: Tls | None, door: Door, http: HttpServer) -> asyncio.Server:
     wires = websocket_wires()
 
     def front_door() -> FrontDoor:
@@ -146,30 +151,45 @@ async def _listen(config: Config, door: Door, http: HttpServer) -> asyncio.Serve
     host, port = config.http_address
     try:
         # a storm of reconnects must not be refused by the kernel: hence the backlog
-        return await asyncio.get_running_loop().create_server(front_door, host, port, backlog=4096)
+        return await asyncio.get_running_loop().create_server(
+            front_door, host, port, backlog=4096, **_tls_options(config, tls)
+        )
     except OSError as error:
         raise ConfigError(f"PARLEY_HTTP is {config.http}, where Parley cannot listen: {error.strerror}.") from error
+
+
+def _tls_options(config: Config, tls: Tls | None) -> dict[str, Any]:
+    """How a listener speaks TLS. A handshake has the time of a request's head, so that silence holds no place."""
+    if tls is None:
+        return {}
+    return {
+        "ssl": tls.context,
+        "ssl_handshake_timeout": config.http_header_deadline,
+        "ssl_shutdown_timeout": SHUTDOWN_TIMEOUT,
+    }
 
 
 def _rest_settings(config: Config) -> RestSettings:
     return RestSettings(
         version=version("parley"),
-        public_url=config.public_url or f"http://{config.http}",
+        public_url=config.public_url or f"http{'s' if config.tls else ''}://{config.http}",
         requests_per_minute=config.limit_requests,
         body_limit=config.limit_body,
         body_deadline=config.http_body_deadline,
         header_deadline=config.http_header_deadline,
         keep_alive=config.http_keep_alive,
         origins=config.origins,
+        https_only=config.tls and config.production,
     )
 
 
 def _announce(config: Config, server: asyncio.Server) -> None:
     """What to do next, for whoever looks at the terminal."""
     host, port = server.sockets[0].getsockname()[:2]
-    url = f"http://{host}:{port}"
-    log.info("listening", extra={"http": url, "websocket": f"ws://{host}:{port}/ws"})
-    print(WELCOME.format(url=url, ws=f"ws://{host}:{port}/ws", data=config.data.absolute()), flush=True)  # noqa: T201
+    secure = "s" if config.tls else ""
+    url, ws = f"http{secure}://{host}:{port}", f"ws{secure}://{host}:{port}/ws"
+    log.info("listening", extra={"http": url, "websocket": ws})
+    print(WELCOME.format(url=url, ws=ws, data=config.data.absolute()), flush=True)  # noqa: T201
 
 
 WELCOME = """
@@ -196,16 +216,30 @@ async def _until_told_to_stop(reload: _Reload) -> None:
 
 
 class _Reload:
-    """SIGHUP: takes rotated keys without a restart, and wraps all room keys under the newest master key."""
+    """SIGHUP: takes rotated keys and certificates without a restart, and wraps all room keys under the newest key."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, tls: Tls | None) -> None:
         self._services = services
+        self._tls = tls
         self._task: asyncio.Task[None] | None = None
 
     def soon(self) -> None:
         self._task = asyncio.create_task(self._reload())
 
     async def _reload(self) -> None:
+        if self._tls is not None:
+            self._reload_certificate(self._tls)
+        await self._reload_keys()
+
+    def _reload_certificate(self, tls: Tls) -> None:
+        try:
+            tls.reload()
+        except ConfigError as error:
+            log.error("the certificate could not be reloaded; the old one stays", extra={"reason": str(error)})
+            return
+        log.info("certificate reloaded")
+
+    async def _reload_keys(self) -> None:
         try:
             keys = load_keys(Config.from_env())  # read anew: secrets may be in files of the operator's own
             master = MasterKeys(keys.master)

@@ -36,8 +36,14 @@ class Config:
         "PARLEY_DATA", Path("data"), "directory of the embedded database and of keys made at first start"
     )
     http: str = setting("PARLEY_HTTP", "127.0.0.1:8000", "address and port of HTTP and WebSocket")
+    tls_cert: Path | None = setting(
+        "PARLEY_TLS_CERT", None, "file with the certificate chain in PEM; with it, all ports speak TLS"
+    )
+    tls_key: Path | None = setting("PARLEY_TLS_KEY", None, "file with the certificate's private key in PEM")
     public_url: str | None = setting(
-        "PARLEY_PUBLIC_URL", None, "how people reach the server, where that is not `http://` and PARLEY_HTTP"
+        "PARLEY_PUBLIC_URL",
+        None,
+        "how people reach the server, where that is not `http://` or `https://` and PARLEY_HTTP",
     )
     database_url: str | None = setting(
         "DATABASE_URL", None, "PostgreSQL 14 or newer; without it Parley runs its own", secret=True
@@ -135,6 +141,11 @@ class Config:
         return self.env == "production"
 
     @property
+    def tls(self) -> bool:
+        """Whether the ports speak TLS."""
+        return self.tls_cert is not None
+
+    @property
     def http_address(self) -> tuple[str, int]:
         """Host and port of HTTP and WebSocket. Port 0 takes a free one."""
         return _address("PARLEY_HTTP", self.http)
@@ -154,6 +165,7 @@ class Config:
         if config.log_level not in LOG_LEVELS:
             raise ConfigError(f"PARLEY_LOG_LEVEL is {config.log_level!r}; it can be {', '.join(LOG_LEVELS)}")
         _address("PARLEY_HTTP", config.http)
+        _both("PARLEY_TLS_CERT", config.tls_cert, "PARLEY_TLS_KEY", config.tls_key)
         return config
 
 
@@ -172,7 +184,7 @@ def _parse(name: str, kind: str, text: str) -> Any:
     if kind.startswith("tuple"):
         return tuple(part.strip() for part in text.split(",") if part.strip())
     if kind not in ("int", "float"):
-        return Path(text) if kind == "Path" else text
+        return Path(text) if kind.startswith("Path") else text
     try:
         number = int(text) if kind == "int" else float(text)
     except ValueError:
@@ -189,6 +201,12 @@ def _address(name: str, text: str) -> tuple[str, int]:
     if not host or not port.isdigit() or int(port) > 65_535:
         raise ConfigError(f"{name} is {text!r}; it has to be address:port, as in 127.0.0.1:8000")
     return host.strip("[]"), int(port)
+
+
+def _both(name: str, value: Path | None, other: str, other_value: Path | None) -> None:
+    if (value is None) != (other_value is None):
+        there, missing = (other, name) if value is None else (name, other)
+        raise ConfigError(f"{missing} is not set, but {there} is; give both, or neither")
 
 
 def settings_table() -> str:

@@ -21,7 +21,8 @@ def make_app(chat: Chat, settings: RestSettings, metrics: Callable[[], bytes], o
     `metrics` renders the text of `/metrics`; `observe` is told of every answer.
     """
     limits = Limits(settings.requests_per_minute, time.monotonic)
-    middlewares = [web.middleware(m) for m in (Outcome(observe), Headers(settings.origins), Failures(limits))]
+    headers = Headers(settings.origins, settings.https_only)
+    middlewares = [web.middleware(m) for m in (Outcome(observe), headers, Failures(limits))]
     app = web.Application(middlewares=middlewares, client_max_size=settings.body_limit)
     add_endpoints(app, chat, limits, settings.body_deadline)
     add_service(app, chat, settings.version, metrics)

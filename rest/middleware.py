@@ -24,6 +24,9 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 PREFLIGHT_AGE = 600
 """Seconds a browser may remember what a preflight said."""
 
+STRICT_AGE = 31_536_000
+"""Seconds, a year, for which a browser remembers to come by TLS only (RFC 6797)."""
+
 EXPOSED = "Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
 """Headers that a script of an allowed origin may read."""
 
@@ -54,8 +57,9 @@ def route_name(request: web.Request) -> str:
 class Headers:
     """Puts on every answer what browsers need to know, and what is left of the sender's limit."""
 
-    def __init__(self, origins: tuple[str, ...]) -> None:
+    def __init__(self, origins: tuple[str, ...], https_only: bool) -> None:
         self._origins = origins
+        self._https_only = https_only
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answers a preflight, and dresses every other answer."""
@@ -65,6 +69,8 @@ class Headers:
         headers["Referrer-Policy"] = "no-referrer"
         # What the API says is for its reader alone; the few public answers say so themselves.
         headers.setdefault("Cache-Control", "no-store")
+        if self._https_only:
+            headers["Strict-Transport-Security"] = f"max-age={STRICT_AGE}"
         self._share(request, response)
         _tell_allowance(request, response)
         return response

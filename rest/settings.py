@@ -19,7 +19,7 @@ class RestSettings:
     `requests_per_minute` is a user's, or an address's when signed out. The deadlines
     are totals, from a part's first byte to its last. `origins` are the web origins that
     CORS lets in, `*` for any. `public_url` is how people reach the server, without a
-    slash at the end.
+    slash at the end. `https_only` tells browsers never to come back without TLS.
     """
 
     version: str
@@ -30,6 +30,7 @@ class RestSettings:
     header_deadline: float = 10.0
     keep_alive: float = 75.0
     origins: tuple[str, ...] = ()
+    https_only: bool = False
 
 
 class Actor(Protocol):

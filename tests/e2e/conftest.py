@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -37,12 +38,17 @@ async def server(start_server: StartServer) -> Server:
 
 @asynccontextmanager
 async def server_of_its_own(
-    server_url: str, tmp_path_factory: pytest.TempPathFactory, name: str, **settings: str
+    server_url: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    *,
+    trust: ssl.SSLContext | None = None,
+    **settings: str,
 ) -> AsyncIterator[Server]:
     """A server that several tests share, on a database of this name. Nothing may have gone wrong inside it."""
     admin = await asyncpg.connect(server_url, database="postgres")
     await admin.execute(f"CREATE DATABASE {name} TEMPLATE parley")
-    server = Server(tmp_path_factory.mktemp(name), server_url.replace("/parley?", f"/{name}?"), settings)
+    server = Server(tmp_path_factory.mktemp(name), server_url.replace("/parley?", f"/{name}?"), settings, trust=trust)
     await server.start()
     yield server
     await server.stop()

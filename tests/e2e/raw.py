@@ -101,7 +101,7 @@ class RawSocket:
 @asynccontextmanager
 async def raw_socket(server: Server, upgrade: bytes | None = None) -> AsyncIterator[RawSocket]:
     """A connection; with `upgrade`, one that has been upgraded and has had its `hello`."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=server.trust)
     raw = RawSocket(reader, writer)
     try:
         if upgrade is not None:

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import socket
+import ssl
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +44,10 @@ class Person:
 
 @dataclass(slots=True)
 class Server:
-    """`parley serve` as a child process. It can be killed and started again on the same data and port."""
+    """`parley serve` as a child process. It can be killed and started again on the same data and port.
+
+    `trust` is how its clients check its certificate, where it has one.
+    """
 
     directory: Path
     database_url: str
@@ -51,16 +55,21 @@ class Server:
     port: int = 0
     process: asyncio.subprocess.Process | None = None
     log_files: list[Path] = field(default_factory=list)
+    trust: ssl.SSLContext | None = None
 
     @property
     def http(self) -> str:
         """Where REST is."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{self._secure}://127.0.0.1:{self.port}"
 
     @property
     def ws(self) -> str:
         """Where the WebSocket is."""
-        return f"ws://127.0.0.1:{self.port}/ws"
+        return f"ws{self._secure}://127.0.0.1:{self.port}/ws"
+
+    @property
+    def _secure(self) -> str:
+        return "s" if "PARLEY_TLS_CERT" in self.settings else ""
 
     @property
     def pid(self) -> int:
@@ -126,7 +135,7 @@ class Server:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         async with (
             aiohttp.ClientSession() as http,
-            http.request(method, self.http + path, headers=headers, json=body) as answer,
+            http.request(method, self.http + path, headers=headers, json=body, ssl=self.trust or True) as answer,
         ):
             return answer.status, await answer.json()
 

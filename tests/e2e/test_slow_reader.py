@@ -89,7 +89,9 @@ async def deaf_client(server: Server, person: Person) -> AsyncIterator[RawSocket
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
     plain.setblocking(False)
     await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", server.port))
-    reader, writer = await asyncio.open_connection(sock=plain, limit=4_096)
+    reader, writer = await asyncio.open_connection(
+        sock=plain, limit=4_096, ssl=server.trust, server_hostname="127.0.0.1" if server.trust else None
+    )
     raw = RawSocket(reader, writer)
     raw.send(head())
     await raw.response()
@@ -155,7 +157,7 @@ async def closed_as_slow(server: Server) -> bool:
 
 async def metrics(server: Server) -> tuple[int, str]:
     """What /metrics says."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=server.trust)
     writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     answer = (await reader.read(-1)).decode()
     writer.close()

@@ -154,3 +154,11 @@ async def test_pages_run_no_scripts(server: Server, path: str) -> None:
     assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'; style-src 'self'")
     assert "<script" not in answer.text
     assert "style=" not in answer.text
+
+
+@pytest.mark.parametrize(("https_only", "said"), [(True, "max-age=31536000"), (False, None)])
+async def test_strict_transport(serve: Serve, https_only: bool, said: str | None) -> None:
+    """Where everything goes over TLS, every answer says for how long browsers should keep to that (RFC 6797)."""
+    server = await serve(https_only=https_only)
+    for path in ("/", "/users/me", "/nowhere"):
+        assert (await server.ask("GET", path)).headers.get("Strict-Transport-Security") == said
