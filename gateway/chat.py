@@ -10,7 +10,7 @@ from typing import Any, cast
 from msgspec import Struct
 
 from crypto import bot_keys
-from gateway.actions import accounts, bots, live, messages, rooms
+from gateway.actions import accounts, bots, keys, live, messages, rooms
 from gateway.actor import Actor
 from gateway.services import Services
 from protocol import commands
@@ -47,6 +47,12 @@ ACTIONS: dict[type[Command], Action] = {
     commands.UpdateMember: rooms.update_member,
     commands.RemoveMember: rooms.remove_member,
     commands.LeaveMembership: rooms.leave_membership,
+    commands.PutDeviceKey: keys.put_device_key,
+    commands.ListDeviceKeys: keys.list_device_keys,
+    commands.DeleteDeviceKey: keys.delete_device_key,
+    commands.GetUserKeys: keys.get_user_keys,
+    commands.PutChatroomKeys: keys.put_chatroom_keys,
+    commands.GetChatroomKeys: keys.get_chatroom_keys,
     commands.FetchMessages: messages.fetch_messages,
     commands.MessageRead: messages.message_read,
     commands.JoinChatroom: live.join_chatroom,

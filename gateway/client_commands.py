@@ -29,6 +29,12 @@ RESULTS: dict[type[Command], type[Event] | None] = {
     commands.UpdateMember: events.Done,
     commands.RemoveMember: events.Done,
     commands.LeaveMembership: events.Done,
+    commands.PutDeviceKey: events.DeviceKeyPut,
+    commands.ListDeviceKeys: events.DeviceKeysListed,
+    commands.DeleteDeviceKey: events.DeviceKeyDeleted,
+    commands.GetUserKeys: events.DeviceKeysListed,
+    commands.PutChatroomKeys: events.ChatroomKeysPut,
+    commands.GetChatroomKeys: events.ChatroomKeysFetched,
 }
 """What the user may ask, and the struct of its ack; None where the ack says nothing."""
 
@@ -44,6 +50,11 @@ REPEATABLE: frozenset[type[Command]] = frozenset(
         commands.MessageRead,
         commands.ListChatrooms,
         commands.GetChatroom,
+        commands.PutDeviceKey,
+        commands.ListDeviceKeys,
+        commands.GetUserKeys,
+        commands.PutChatroomKeys,  # what is stored is never replaced, and the same wraps are known again
+        commands.GetChatroomKeys,
     }
 )
 """Commands that may be handled twice without harm."""

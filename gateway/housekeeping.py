@@ -8,14 +8,15 @@ import logging
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 
+from gateway.actions import rotation
 from gateway.services import Services
 from protocol.errors import ChatError
 from storage import sign_ins
 
 log = logging.getLogger(__name__)
 
-PURGE_INTERVAL = 3_600.0
-"""Seconds between two purges of expired refresh tokens."""
+TIDY_INTERVAL = 3_600.0
+"""Seconds between two looks at what has expired, and at key rotations that were begun and not finished."""
 
 
 class Housekeeping:
@@ -27,7 +28,7 @@ class Housekeeping:
         sweep: Callable[[], Awaitable[None]],
         services: Services,
     ) -> None:
-        self._jobs = (watch_loop, sweep, self._purge_forever)
+        self._jobs = (watch_loop, sweep, self._tidy_forever)
         self._services = services
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -41,12 +42,13 @@ class Housekeeping:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _purge_forever(self) -> None:
+    async def _tidy_forever(self) -> None:
         while True:
             with contextlib.suppress(ChatError):  # the database is away; there is always a next time
                 async with self._services.database.transaction() as conn:
                     await sign_ins.purge(conn)
-            await asyncio.sleep(PURGE_INTERVAL)
+                await rotation.finish(self._services)
+            await asyncio.sleep(TIDY_INTERVAL)
 
 
 async def _keep_running(job: Callable[[], Awaitable[None]]) -> None:

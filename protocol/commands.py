@@ -17,9 +17,13 @@ from protocol.models import (
     ClientId,
     Content,
     Description,
+    DeviceId,
+    KeyVersion,
+    KeyWrap,
     Name,
     PageLimit,
     PageNumber,
+    PublicKey,
     Role,
     Scope,
 )
@@ -36,9 +40,6 @@ MemberLimit = Annotated[int, Meta(ge=2, le=100_000)]
 Threshold = Annotated[int, Meta(ge=1, le=100_000)]
 UserIds = Annotated[list[UUID], Meta(max_length=500)]
 Scopes = Annotated[list[Scope], Meta(min_length=1, max_length=3)]
-PublicKey = Annotated[
-    str, Meta(min_length=44, max_length=44, pattern=r"^[A-Za-z0-9+/]{43}=$", description="base64 of 32 bytes, X25519")
-]
 
 
 class Command(Struct, frozen=True, kw_only=True):
@@ -210,6 +211,55 @@ class LeaveMembership(Command, frozen=True):
     chatroom_id: UUID
 
 
+# --- end-to-end keys -------------------------------------------------------------------------
+
+
+class PutDeviceKey(Command, frozen=True):
+    """Registers the public key of one of the user's devices, or replaces it."""
+
+    device_id: DeviceId
+    public_key: PublicKey
+    name: Name | None = None
+
+
+class ListDeviceKeys(Command, frozen=True):
+    """Reads the keys of the user's own devices."""
+
+
+class DeleteDeviceKey(Command, frozen=True):
+    """Removes a device: nobody wraps keys for it any more, and chatrooms whose key it has need another."""
+
+    device_id: DeviceId
+
+
+class GetUserKeys(Command, frozen=True):
+    """Reads the keys of another user's devices."""
+
+    user_id: UUID
+
+
+class PutChatroomKeys(Command, frozen=True):
+    """Makes a new version of a chatroom's key, or gives an existing one to devices that lack it.
+
+    Each entry of `keys` is that key, wrapped for one device of a member.
+    """
+
+    chatroom_id: UUID
+    key_version: KeyVersion
+    sender_device_id: DeviceId
+    sender_public_key: PublicKey
+    keys: Annotated[list[KeyWrap], Meta(min_length=1, max_length=200)]
+    is_new: bool = False
+
+
+class GetChatroomKeys(Command, frozen=True):
+    """Reads the chatroom's keys as wrapped for one of the user's devices, newest first, and who lacks the newest."""
+
+    chatroom_id: UUID
+    device_id: DeviceId
+    before: KeyVersion | None = None
+
+
 # --- accounts (REST) -------------------------------------------------------------------------
 
 
@@ -332,6 +382,12 @@ SOCKET_COMMANDS: dict[str, type[Command]] = {
     "update_member": UpdateMember,
     "remove_member": RemoveMember,
     "leave_membership": LeaveMembership,
+    "put_device_key": PutDeviceKey,
+    "list_device_keys": ListDeviceKeys,
+    "delete_device_key": DeleteDeviceKey,
+    "get_user_keys": GetUserKeys,
+    "put_chatroom_keys": PutChatroomKeys,
+    "get_chatroom_keys": GetChatroomKeys,
 }
 """Every command a socket takes, by the `event` of its frame."""
 

@@ -55,6 +55,9 @@ ERRORS: dict[str, ErrorKind] = {
     "MESSAGE_NOT_FOUND": ErrorKind(404, False, "There is no such message in this chatroom."),
     "MESSAGE_TOO_LONG": ErrorKind(422, False, "The message is longer than allowed."),
     "MESSAGE_ENCRYPTION_FAILED": ErrorKind(422, False, "The chatroom takes encrypted content only."),
+    "MESSAGE_KEY_OUTDATED": ErrorKind(
+        409, False, "Content under this key_version is refused: take the newest key, or make a new one."
+    ),
     # Limits and failures
     "RATE_LIMIT_EXCEEDED": ErrorKind(429, True, "Too many requests; wait for retry_after seconds."),
     "CONNECTION_LIMIT_EXCEEDED": ErrorKind(429, False, "Too many connections; close one first."),

@@ -19,13 +19,17 @@ from protocol.models import (
     Chatroom,
     ChatroomState,
     ChatroomSummary,
+    DeviceKey,
     Member,
+    MemberDevice,
     Message,
     Pagination,
     Role,
+    RotationReason,
     SyncedRoom,
     User,
     UserProfile,
+    WrappedKey,
 )
 
 
@@ -85,6 +89,14 @@ class MemberUpdated(Event, frozen=True):
     chatroom_id: UUID
     user_id: UUID
     role: Role
+
+
+class KeyRotationNeeded(Event, frozen=True):
+    """Somebody who has the chatroom's key should have it no more: `key_version` and older ones may not be used."""
+
+    chatroom_id: UUID
+    key_version: int
+    reason: RotationReason
 
 
 # --- ephemeral -------------------------------------------------------------------------------
@@ -288,6 +300,53 @@ class Done(Event, frozen=True):
     seq: int = 0
 
 
+class DeviceKeyPut(Event, frozen=True):
+    """The device's key is registered; `replaced` says that it had another one before."""
+
+    key: DeviceKey
+    replaced: bool
+
+
+class DeviceKeysListed(Event, frozen=True):
+    """The keys of a user's devices, oldest first."""
+
+    user_id: UUID
+    keys: tuple[DeviceKey, ...]
+
+
+class DeviceKeyDeleted(Event, frozen=True):
+    """The device has no key any more."""
+
+    device_id: str
+
+
+class ChatroomKeysPut(Event, frozen=True):
+    """The wrapped keys are stored: `added` is how many of them the devices did not have yet."""
+
+    chatroom_id: UUID
+    key_version: int
+    min_key_version: int
+    added: int
+
+
+class ChatroomKeysFetched(Event, frozen=True):
+    """A chatroom's end-to-end keys as one device may have them.
+
+    `key_version` is the newest, 0 for none; content below `min_key_version` is
+    refused, and `rotation_needed` says that this goes for the newest one as well.
+    `more`: older versions than the last of `keys` exist. `devices` are those of all members, the ones that lack
+    the newest key first, at most 2,000.
+    """
+
+    chatroom_id: UUID
+    key_version: int
+    min_key_version: int
+    rotation_needed: bool
+    keys: tuple[WrappedKey, ...]
+    more: bool
+    devices: tuple[MemberDevice, ...]
+
+
 class SignedIn(Event, frozen=True):
     """An account and its tokens. `expires_in` is the access token's life in seconds."""
 
@@ -337,6 +396,7 @@ DURABLE: dict[str, type[Event]] = {
     "user_joined": UserJoined,
     "user_left": UserLeft,
     "member_updated": MemberUpdated,
+    "key_rotation_needed": KeyRotationNeeded,
 }
 
 EPHEMERAL: dict[str, type[Event]] = {

@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 Role = Literal["owner", "moderator", "member"]
 ChatroomKind = Literal["group", "direct"]
 MessageType = Literal["text", "image", "file", "system"]
+RotationReason = Literal["user_left", "user_removed", "device_deleted", "device_replaced"]
 Verdict = Literal["complete", "too_long", "not_member"]
 Scope = Literal["read", "write", "manage"]
 
@@ -26,12 +27,21 @@ PageNumber = Annotated[int, Meta(ge=1, le=1_000_000)]
 PageLimit = Annotated[int, Meta(ge=1, le=100)]
 
 
+DeviceId = Annotated[
+    str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$", description="1 to 64 of A-Z a-z 0-9 . _ -")
+]
+PublicKey = Annotated[
+    str, Meta(min_length=44, max_length=44, pattern=r"^[A-Za-z0-9+/]{43}=$", description="base64 of 32 bytes, X25519")
+]
+KeyVersion = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+
+
 class EncryptedContent(Struct, frozen=True, kw_only=True):
     """Content that only the members can open; Parley stores and forwards it unopened."""
 
     encrypted_data: Annotated[str, Meta(min_length=1)]
     iv: Annotated[str, Meta(min_length=1, max_length=128)]
-    key_version: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    key_version: KeyVersion
 
 
 Content = str | EncryptedContent
@@ -164,6 +174,47 @@ class ChatroomState(Struct, frozen=True, kw_only=True):
     role: Role
     seq: int
     last_read_seq: int
+
+
+class DeviceKey(Struct, frozen=True, kw_only=True):
+    """The public key of one device, by which others wrap keys for it."""
+
+    user_id: UUID
+    device_id: str
+    name: str | None
+    public_key: str
+    created_at: datetime
+
+
+class MemberDevice(Struct, frozen=True, kw_only=True):
+    """A device of a member. `has_key` says that it has the chatroom's newest key."""
+
+    user_id: UUID
+    device_id: str
+    public_key: str
+    has_key: bool
+
+
+class KeyWrap(Struct, frozen=True, kw_only=True):
+    """A chatroom's key, wrapped by a client for one device; `public_key` is the one it was wrapped for."""
+
+    user_id: UUID
+    device_id: DeviceId
+    public_key: PublicKey
+    wrapped_key: Annotated[
+        str, Meta(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9+/=]+$", description="base64, opaque to Parley")
+    ]
+
+
+class WrappedKey(Struct, frozen=True, kw_only=True):
+    """A version of a chatroom's key as one device gets it, and who wrapped it with which key."""
+
+    key_version: int
+    sender_id: UUID
+    sender_device_id: str
+    sender_public_key: str
+    wrapped_key: str
+    created_at: datetime
 
 
 class Pagination(Struct, frozen=True, kw_only=True):

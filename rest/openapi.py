@@ -85,7 +85,7 @@ def _parameters(route: Route, command: Schema) -> list[Schema]:
     for name, schema in command["properties"].items():
         if name in in_path:
             parameters.append({"name": name, "in": "path", "required": True, "schema": schema})
-        elif route.method == "GET":
+        elif route.method in ("GET", "DELETE"):
             required = name in command["required"]
             parameters.append({"name": name, "in": "query", "required": required, "schema": _in_query(schema)})
     return parameters

@@ -58,8 +58,12 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/auth/logout", commands.Logout, None, message="Logged out successfully"),
     Route("GET", "/users/me", commands.GetAccount, models.Account),
     Route("PUT", "/users/me", commands.UpdateAccount, models.Account),
+    Route("GET", "/users/me/keys", commands.ListDeviceKeys, events.DeviceKeysListed),
+    Route("PUT", "/users/me/keys", commands.PutDeviceKey, events.DeviceKeyPut),
+    Route("DELETE", "/users/me/keys", commands.DeleteDeviceKey, events.DeviceKeyDeleted),
     Route("GET", "/users", commands.SearchUsers, events.UsersFound),
     Route("GET", "/users/{user_id}", commands.GetUser, models.UserProfile),
+    Route("GET", "/users/{user_id}/keys", commands.GetUserKeys, events.DeviceKeysListed),
     Route("GET", "/bots", commands.ListBots, events.BotsListed),
     Route("POST", "/bots", commands.CreateBot, events.BotIssued, 201),
     Route("GET", "/bots/{bot_id}", commands.GetBot, models.Bot),
@@ -78,5 +82,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/chatrooms/{chatroom_id}/messages", commands.FetchMessages, events.MessagesFetched),
     Route("POST", "/chatrooms/{chatroom_id}/messages", commands.SendMessage, events.MessageSent, 201, repeated=_known),
     Route("POST", "/chatrooms/{chatroom_id}/read", commands.MessageRead, events.ReadPosition),
+    Route("GET", "/chatrooms/{chatroom_id}/keys", commands.GetChatroomKeys, events.ChatroomKeysFetched),
+    Route("POST", "/chatrooms/{chatroom_id}/keys", commands.PutChatroomKeys, events.ChatroomKeysPut),
 )
-"""Every address that is a command. `/users/me` stands before `/users/{user_id}`, which would take it."""
+"""Every address that is a command. `/users/me…` stands before `/users/{user_id}…`, which would take it."""

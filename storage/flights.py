@@ -37,6 +37,8 @@ class RoomRow:
     member_count: int
     max_members: int
     encryption_enabled: bool
+    member_key_version: int
+    min_member_key_version: int
 
 
 class Facts(Struct):
@@ -106,7 +108,8 @@ def _now() -> datetime:
 async def _lock(conn: Connection, chatroom_ids: Sequence[UUID]) -> dict[UUID, RoomRow]:
     """Locks rows in id order, so that two flights never wait for each other."""
     rows = await conn.fetch(
-        """SELECT id, kind, owner_id, last_seq, member_count, max_members, encryption_enabled FROM chatrooms
+        """SELECT id, kind, owner_id, last_seq, member_count, max_members, encryption_enabled,
+                  member_key_version, min_member_key_version FROM chatrooms
            WHERE id = ANY($1::uuid[]) AND deleted_at IS NULL ORDER BY id FOR NO KEY UPDATE""",
         chatroom_ids,
     )

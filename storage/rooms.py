@@ -289,6 +289,7 @@ async def mark_deleted(conn: Connection, chatroom_id: UUID, now: datetime) -> No
     await conn.execute("DELETE FROM members WHERE chatroom_id = $1", chatroom_id)
     await conn.execute("DELETE FROM direct_chatrooms WHERE chatroom_id = $1", chatroom_id)
     await conn.execute("DELETE FROM chatroom_keys WHERE chatroom_id = $1", chatroom_id)
+    await conn.execute("DELETE FROM wrapped_keys WHERE chatroom_id = $1", chatroom_id)
 
 
 async def advance_read(conn: Connection, chatroom_id: UUID, user_id: UUID, seq: int, now: datetime) -> Any:

@@ -12,6 +12,7 @@ from uuid_utils.compat import uuid7
 
 from crypto import bot_keys
 from crypto.bot_keys import ApiKeyInvalid
+from gateway.actions import rotation
 from gateway.actor import Actor
 from gateway.services import Services
 from protocol import commands
@@ -20,7 +21,7 @@ from protocol.errors import ChatError, CloseCode
 from protocol.events import BotIssued, BotsListed
 from protocol.models import Account, Bot, Scope
 from protocol.text import require_name, require_text
-from storage import bots, users
+from storage import bots, device_keys, users
 from storage.bots import BotSignIn, PublicKeyTaken, StoredBot
 from storage.database import Connection
 
@@ -42,6 +43,12 @@ NEEDED: dict[type[Command], Scope | Literal["any", "person"]] = {
     commands.GetChatroom: "read",
     commands.GetUser: "read",
     commands.SearchUsers: "read",
+    commands.ListDeviceKeys: "read",
+    commands.GetUserKeys: "read",
+    commands.GetChatroomKeys: "read",
+    commands.PutDeviceKey: "write",
+    commands.DeleteDeviceKey: "write",
+    commands.PutChatroomKeys: "write",
     commands.SendMessage: "write",
     commands.TypingStart: "write",
     commands.TypingStop: "write",
@@ -216,11 +223,14 @@ async def rotate_bot(services: Services, actor: Actor, command: RotateBot) -> Bo
 
 
 async def revoke_bot(services: Services, actor: Actor, command: RevokeBot) -> None:
-    """Ends a bot: its keys, its sockets, its sessions. Its name stays taken, for its messages bear it."""
+    """Ends a bot: its keys, its sockets, its sessions, its devices. Its name stays taken: its messages bear it."""
     async with services.database.transaction() as conn:
         bot = _found(await bots.get(conn, command.bot_id, actor.user.id, lock=True))
         gone = await bots.revoke(conn, bot.id)
+        devices = await device_keys.delete_all(conn, bot.id)
     _close(services, gone)
+    for device_id in devices:
+        await rotation.device_gone(services, bot.id, device_id, "device_deleted")
 
 
 # --- helpers ---------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from protocol.models import Content, Message, Pagination
 from storage import messages, rooms
 from storage.database import Connection
 from storage.events import CommittedEvent
-from storage.flights import Decision, Facts
+from storage.flights import Decision, Facts, RoomRow
 from storage.messages import StoredMessage
 from storage.room_keys import MessageBody, RoomKey
 
@@ -41,8 +41,17 @@ def check_may_send(facts: Facts, content: Content) -> None:
         raise ChatError("CHATROOM_NOT_FOUND")
     if facts.room.encryption_enabled and isinstance(content, str):
         raise ChatError("MESSAGE_ENCRYPTION_FAILED")
+    check_key_version(facts.room, content)
     if not facts.reply_exists:
         raise ChatError("MESSAGE_NOT_FOUND", "There is no such message to reply to.", details={"field": "reply_to"})
+
+
+def check_key_version(room: RoomRow, content: Content) -> None:
+    """Where the members' key is kept here, content is under a version that only present members have."""
+    newest, oldest = room.member_key_version, room.min_member_key_version
+    if isinstance(content, str) or newest == 0 or oldest <= content.key_version <= newest:
+        return
+    raise ChatError("MESSAGE_KEY_OUTDATED", details={"key_version": newest, "min_key_version": oldest})
 
 
 # --- sending ---------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET
 from uuid_utils.compat import uuid7
 
+from gateway.actions import rotation
 from gateway.actor import Actor
 from gateway.services import Services
 from protocol.commands import (
@@ -41,7 +42,7 @@ from protocol.events import (
     UserJoined,
     UserLeft,
 )
-from protocol.models import Chatroom, ChatroomSummary, Member, Message, Pagination, Role, User
+from protocol.models import Chatroom, ChatroomSummary, Member, Message, Pagination, Role, RotationReason, User
 from storage import messages, rooms
 from storage.database import Connection
 from storage.events import CommittedEvent
@@ -399,16 +400,21 @@ async def remove_member(services: Services, actor: Actor, command: RemoveMember)
         check_group(room)
         check_may_remove(role, await rooms.role_of(conn, room.id, command.user_id))
         await rooms.remove_member(conn, room.id, command.user_id)
-        event = _left(room, 1, command.user_id, actor.user.id)
-        return Changed(Done(chatroom_id=room.id, seq=event.seq), [event])
+        return await _left(conn, room, command.user_id, actor.user.id, [])
 
     done: Done = await services.journal.change(command.chatroom_id, change)
     return done
 
 
-def _left(room: RoomRow, place: int, user_id: UUID, removed_by: UUID | None) -> CommittedEvent:
+async def _left(
+    conn: Connection, room: RoomRow, user_id: UUID, removed_by: UUID | None, first: list[CommittedEvent]
+) -> Changed:
     data = UserLeft(chatroom_id=room.id, user_id=user_id, removed_by=removed_by)
-    return _event(room, place, "user_left", data, removes=(user_id,))
+    place = len(first) + 1
+    event = _event(room, place, "user_left", data, removes=(user_id,))
+    reason: RotationReason = "user_left" if removed_by is None else "user_removed"
+    events = [*first, event, *await rotation.member_gone(conn, room, user_id, place + 1, reason)]
+    return Changed(Done(chatroom_id=room.id, seq=events[-1].seq), events)
 
 
 async def leave_membership(services: Services, actor: Actor, command: LeaveMembership) -> Done:
@@ -431,5 +437,4 @@ async def leave_membership(services: Services, actor: Actor, command: LeaveMembe
 
 async def _leave(conn: Connection, room: RoomRow, user_id: UUID, first: list[CommittedEvent]) -> Changed:
     await rooms.remove_member(conn, room.id, user_id)
-    event = _left(room, len(first) + 1, user_id, None)
-    return Changed(Done(chatroom_id=room.id, seq=event.seq), [*first, event])
+    return await _left(conn, room, user_id, None, first)

@@ -23,6 +23,12 @@ ROUTES = {
     "leave_membership": ("POST", "/chatrooms/{chatroom_id}/leave"),
     "fetch_messages": ("GET", "/chatrooms/{chatroom_id}/messages"),
     "send_message": ("POST", "/chatrooms/{chatroom_id}/messages"),
+    "put_device_key": ("PUT", "/users/me/keys"),
+    "list_device_keys": ("GET", "/users/me/keys"),
+    "delete_device_key": ("DELETE", "/users/me/keys"),
+    "get_user_keys": ("GET", "/users/{user_id}/keys"),
+    "put_chatroom_keys": ("POST", "/chatrooms/{chatroom_id}/keys"),
+    "get_chatroom_keys": ("GET", "/chatrooms/{chatroom_id}/keys"),
     "message_read": ("POST", "/chatrooms/{chatroom_id}/read"),
 }
 """Where REST takes each socket command."""

@@ -14,12 +14,17 @@ from uuid import UUID
 
 import pytest
 
+from crypto.end_to_end import DevicePrivateKey
 from protocol.events import DURABLE
+from tests.e2e.devices import Device
 from tests.e2e.doors import ask
 from tests.e2e.server import Person, Server
 from tests.e2e.socket_client import SocketClient, socket_client
 
 State = dict[str, Any]
+
+NOTHING: State = {"row": None, "room": None, "members": {}, "role": None, "messages": [], "min_key_version": None}
+"""The state of a room that is not the viewer's."""
 
 
 @dataclass(slots=True)
@@ -46,7 +51,7 @@ class Scene:
         row = next((item for item in listed if item["id"] == str(self.room)), None)
         if row is None:
             assert (await ask(self.server, "rest", self.viewer, "get_chatroom", chatroom_id=self.room)).code != "ok"
-            return {"row": None, "room": None, "members": {}, "role": None, "messages": []}
+            return copy.deepcopy(NOTHING)
         fetched = await self.do(self.viewer, "get_chatroom")
         return {
             "row": row,
@@ -54,7 +59,18 @@ class Scene:
             "members": {member["user_id"]: without_presence(member) for member in fetched["members"]},
             "role": fetched["user_role"],
             "messages": await self.server.history(self.viewer, self.room),
+            "min_key_version": await self._min_key_version(),
         }
+
+    async def _min_key_version(self) -> int:
+        device = self.device(self.viewer)
+        await device.register()
+        version: int = (await device.fetch(self.room)).data["min_key_version"]
+        return version
+
+    def device(self, person: Person) -> Device:
+        """A person's device, always the same one."""
+        return Device(self.server, person, "state", key=DevicePrivateKey(b"\x07" * 32))
 
 
 def without_presence(member: dict[str, Any]) -> dict[str, Any]:
@@ -91,6 +107,7 @@ class Model:
         self.state["members"] = {member["user_id"]: without_presence(member) for member in members}
         mine = self.state["members"][self._me]
         self.state["role"] = mine["role"]
+        self.state["min_key_version"] = 1
         self.state["row"] = {
             "id": self._room,
             "last_message": None,
@@ -100,7 +117,7 @@ class Model:
         }
 
     def _gone(self) -> None:
-        self.state = {"row": None, "room": None, "members": {}, "role": None, "messages": []}
+        self.state = copy.deepcopy(NOTHING)
 
     def _chatroom_created(self, data: dict[str, Any]) -> None:
         if data["chatroom"]["kind"] == "direct":  # the event is the same for both; each calls the room by the other
@@ -135,6 +152,9 @@ class Model:
             return
         del self.state["members"][data["user_id"]]
         self.state["room"]["member_count"] -= 1
+
+    def _key_rotation_needed(self, data: dict[str, Any]) -> None:
+        self.state["min_key_version"] = data["key_version"] + 1
 
     def _member_updated(self, data: dict[str, Any]) -> None:
         self.state["members"][data["user_id"]]["role"] = data["role"]
@@ -186,6 +206,13 @@ async def remove(scene: Scene) -> None:
     await scene.do(scene.owner, "remove_member", user_id=scene.other.id)
 
 
+async def rotate(scene: Scene) -> None:
+    """Somebody leaves who had the chatroom's key."""
+    made = await scene.device(scene.viewer).make(scene.room, 1, bytes(32))
+    assert made.code == "ok", made
+    await scene.do(scene.other, "leave_membership")
+
+
 async def remove_viewer(scene: Scene) -> None:
     """The viewer is removed."""
     await scene.do(scene.owner, "remove_member", user_id=scene.viewer.id)
@@ -216,6 +243,7 @@ ACTIONS: dict[Action, set[str]] = {
     join: {"user_joined"},
     leave: {"user_left"},
     remove: {"user_left"},
+    rotate: {"user_left", "key_rotation_needed"},
     remove_viewer: {"user_left"},
     owner_leaves: {"member_updated", "user_left"},
     promote: {"member_updated"},
@@ -317,7 +345,11 @@ async def test_coming_into_a_room(scene: Scene) -> None:
         live = await live_events(client, scene)
     check_kinds(live, {"user_joined"})
     fresh = await scene.fetch()
-    model = Model({"room": None, "row": None, "members": {}, "role": None, "messages": []}, scene.viewer, scene.room)
+    model = Model(
+        NOTHING,
+        scene.viewer,
+        scene.room,
+    )
     model.apply(live[0])
     assert model.state["room"] == fresh["room"]
     assert model.state["role"] == fresh["role"]
@@ -327,7 +359,11 @@ async def test_coming_into_a_room(scene: Scene) -> None:
 
 async def check_entered(scene: Scene, live: list[dict[str, Any]]) -> None:
     """Nothing plus these events is what a fetch says."""
-    model = Model({"room": None, "row": None, "members": {}, "role": None, "messages": []}, scene.viewer, scene.room)
+    model = Model(
+        NOTHING,
+        scene.viewer,
+        scene.room,
+    )
     for frame in live:
         model.apply(frame)
     assert model.state == await scene.fetch()

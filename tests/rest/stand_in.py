@@ -79,6 +79,8 @@ SIGNED_IN = e.SignedIn(
     user=ACCOUNT, access_token="ada-token", refresh_token="r", expires_in=1800, refresh_expires_in=604800
 )
 ROOM_CHANGED = e.ChatroomChanged(chatroom=ROOM, seq=1)
+DEVICE_KEY = m.DeviceKey(user_id=ADA.id, device_id="laptop", name=None, public_key=f"{'A' * 43}=", created_at=NOW)
+DEVICE_KEYS = e.DeviceKeysListed(user_id=ADA.id, keys=(DEVICE_KEY,))
 
 RESULTS: dict[type[Command], Struct | None] = {
     c.Register: SIGNED_IN,
@@ -106,6 +108,14 @@ RESULTS: dict[type[Command], Struct | None] = {
     c.LeaveMembership: e.Done(chatroom_id=ROOM_ID, seq=3),
     c.FetchMessages: e.MessagesFetched(messages=(MESSAGE,), pagination=PAGE),
     c.SendMessage: e.MessageSent(message=MESSAGE, client_id="c1"),
+    c.ListDeviceKeys: DEVICE_KEYS,
+    c.PutDeviceKey: e.DeviceKeyPut(key=DEVICE_KEY, replaced=False),
+    c.DeleteDeviceKey: e.DeviceKeyDeleted(device_id="laptop"),
+    c.GetUserKeys: DEVICE_KEYS,
+    c.PutChatroomKeys: e.ChatroomKeysPut(chatroom_id=ROOM_ID, key_version=2, min_key_version=1, added=1),
+    c.GetChatroomKeys: e.ChatroomKeysFetched(
+        chatroom_id=ROOM_ID, key_version=0, min_key_version=1, rotation_needed=False, keys=(), more=False, devices=()
+    ),
     c.MessageRead: e.ReadPosition(chatroom_id=ROOM_ID, last_read_seq=2, unread_count=0),
 }
 

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from protocol import commands as c
+from protocol import models as m
 from protocol.commands import Command
 from rest.routes import ROUTES
 from tests.rest.conftest import ADA_SIGNED, Server
@@ -17,6 +18,8 @@ from tests.rest.stand_in import ADA, RESULTS, ROOM, ROOM_CHANGED, ROOM_ID, SIGNE
 R = str(ROOM_ID)
 U = str(UUID(int=2))
 ACCOUNT_BODY: Any = {"username": "ada", "email": "ada@example.com", "password": "correct horse"}
+PUBLIC_KEY = f"{'A' * 43}="
+DEVICE_BODY: Any = {"device_id": "laptop", "public_key": PUBLIC_KEY}
 
 CASES: list[tuple[str, str, Any, int, Command]] = [
     ("POST", "/auth/register", ACCOUNT_BODY, 201, c.Register(**ACCOUNT_BODY)),
@@ -73,6 +76,37 @@ CASES: list[tuple[str, str, Any, int, Command]] = [
         {"content": "Hello", "client_id": "c1"},
         201,
         c.SendMessage(chatroom_id=ROOM_ID, content="Hello", client_id="c1"),
+    ),
+    ("GET", "/users/me/keys", None, 200, c.ListDeviceKeys()),
+    ("PUT", "/users/me/keys", DEVICE_BODY, 200, c.PutDeviceKey(**DEVICE_BODY)),
+    ("DELETE", "/users/me/keys?device_id=laptop", None, 200, c.DeleteDeviceKey(device_id="laptop")),
+    ("GET", f"/users/{U}/keys", None, 200, c.GetUserKeys(user_id=UUID(U))),
+    (
+        "GET",
+        f"/chatrooms/{R}/keys?device_id=12&before=3",
+        None,
+        200,
+        c.GetChatroomKeys(chatroom_id=ROOM_ID, device_id="12", before=3),
+    ),
+    (
+        "POST",
+        f"/chatrooms/{R}/keys",
+        {
+            "key_version": 2,
+            "sender_device_id": "laptop",
+            "sender_public_key": PUBLIC_KEY,
+            "keys": [{"user_id": U, **DEVICE_BODY, "wrapped_key": "AAAA"}],
+            "is_new": True,
+        },
+        200,
+        c.PutChatroomKeys(
+            chatroom_id=ROOM_ID,
+            key_version=2,
+            sender_device_id="laptop",
+            sender_public_key=PUBLIC_KEY,
+            keys=[m.KeyWrap(user_id=UUID(U), **DEVICE_BODY, wrapped_key="AAAA")],
+            is_new=True,
+        ),
     ),
     ("POST", f"/chatrooms/{R}/read", {"seq": 2}, 200, c.MessageRead(chatroom_id=ROOM_ID, seq=2)),
 ]
