@@ -25,6 +25,7 @@ STOP_SECONDS = 30.0
 
 SETTINGS = {
     "PARLEY_HTTP": "127.0.0.1:0",
+    "PARLEY_TCP": "127.0.0.1:0",
     "PARLEY_LOG_LEVEL": "warning",
     "DATABASE_URL": "",  # its own database, whatever else there is
     "PARLEY_DRAIN": "0.1",

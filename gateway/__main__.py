@@ -7,9 +7,8 @@ import contextlib
 import logging
 import resource
 import signal
-from collections.abc import AsyncIterator
-from importlib.metadata import version
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NamedTuple
 
 from crypto import keyfile
 from crypto.keyfile import Keys
@@ -27,9 +26,13 @@ from gateway.metrics import Metrics
 from gateway.presence import Presence
 from gateway.repair import Repair
 from gateway.services import Services
+from gateway.tcp import TcpPump, framed_wires
 from gateway.tls import SHUTDOWN_TIMEOUT, Tls
-from gateway.websocket import WebSocketPump, websocket_wires
+from gateway.websocket import SUBPROTOCOLS, WebSocketPump, websocket_wires
+from gateway.welcome import server_info, welcome
 from gateway.wheel import Wheel
+from gateway.wire import Wire
+from protocol.discovery import ServerInfo
 from protocol.errors import ChatError
 from rest.app import make_app
 from rest.server import HttpServer
@@ -113,49 +116,84 @@ async def _run(config: Config, database: Database, keys: Keys, master: MasterKey
     metrics.watch_sessions(lambda: len(hub.links), lambda: len(hub.sessions) - len(hub.links))
     housekeeping = Housekeeping(metrics.watch_loop, repair.sweep_forever, services)
     reload = _Reload(services, tls)
-    async with _listening(config, tls, door, chat, metrics) as server, housekeeping:
-        _announce(config, server)
+    async with _listening(config, tls, door, chat, metrics, keys) as listening, housekeeping:
+        _announce(config, listening)
         await _until_told_to_stop(reload)
-        await drain(services, chat, server, config.drain)
+        await drain(services, chat, listening.servers, config.drain)
     wheel.stop()
     services.passwords.close()
 
 
+class Listening(NamedTuple):
+    """What listens, HTTP first, and what is said of it."""
+
+    servers: list[asyncio.Server]
+    info: ServerInfo
+
+
+def _announce(config: Config, listening: Listening) -> None:
+    address = listening.servers[0].sockets[0].getsockname()[:2]
+    tcp = listening.info.tcp
+    log.info("listening", extra={"http": "{}:{}".format(*address), "tcp": None if tcp is None else tcp.port})
+    print(welcome(config, address, listening.info), flush=True)  # noqa: T201
+
+
 @contextlib.asynccontextmanager
 async def _listening(
-    config: Config, tls: Tls | None, door: Door, chat: Chat, metrics: Metrics
-) -> AsyncIterator[asyncio.Server]:
-    http = await HttpServer.start(
-        make_app(chat, _rest_settings(config), metrics.render, metrics.request), _rest_settings(config)
-    )
+    config: Config, tls: Tls | None, door: Door, chat: Chat, metrics: Metrics, keys: Keys
+) -> AsyncIterator[Listening]:
+    framed = framed_wires()
+    options = _tls_options(config, tls)
+    tcp = await _listen_tcp(config, options, door, framed, keys)
+    info = server_info(config, keys.noise.public, _port(tcp), SUBPROTOCOLS)
+    settings = _rest_settings(config, info)
+    http = await HttpServer.start(make_app(chat, settings, metrics.render, metrics.request), settings)
+    servers = [tcp] if tcp is not None else []
     try:
-        server = await _listen(config, tls, door, http)
-    except BaseException:
-        await http.stop(grace=0.0)
-        raise
-    try:
-        yield server
+        servers.insert(0, await _listen(config, options, door, http, framed, keys))
+        yield Listening(servers, info)
     finally:
-        server.close()
+        for server in servers:
+            server.close()
         await http.stop(grace=2.0)
 
 
-async def _listen(config: Config, tls: Tls | None, door: Door, http: HttpServer) -> asyncio.Server:
+async def _listen_tcp(
+    config: Config, options: dict[str, Any], door: Door, framed: dict[str, Wire], keys: Keys
+) -> asyncio.Server | None:
+    if config.tcp_address is None:
+        return None
+    clear = config.tcp_may_be_clear
+
+    def tcp() -> TcpPump:
+        return TcpPump(door, framed, keys.noise, clear=clear)
+
+    return await _bind("PARLEY_TCP", config.tcp, config.tcp_address, tcp, options)
+
+
+async def _listen(
+    config: Config, options: dict[str, Any], door: Door, http: HttpServer, framed: dict[str, Wire], keys: Keys
+) -> asyncio.Server:
     wires = websocket_wires()
 
-    def front_door() -> FrontDoor:
-        return FrontDoor(
-            lambda: WebSocketPump(door, wires, config.origins), http, door.wheel, config.http_header_deadline
-        )
+    def websocket() -> WebSocketPump:
+        return WebSocketPump(door, wires, framed, keys.noise, config.origins)
 
-    host, port = config.http_address
+    def front_door() -> FrontDoor:
+        return FrontDoor(websocket, http, door.wheel, config.http_header_deadline)
+
+    return await _bind("PARLEY_HTTP", config.http, config.http_address, front_door, options)
+
+
+async def _bind(
+    name: str, text: str, address: tuple[str, int], protocol: Callable[[], asyncio.Protocol], options: dict[str, Any]
+) -> asyncio.Server:
+    host, port = address
     try:
         # a storm of reconnects must not be refused by the kernel: hence the backlog
-        return await asyncio.get_running_loop().create_server(
-            front_door, host, port, backlog=4096, **_tls_options(config, tls)
-        )
+        return await asyncio.get_running_loop().create_server(protocol, host, port, backlog=4096, **options)
     except OSError as error:
-        raise ConfigError(f"PARLEY_HTTP is {config.http}, where Parley cannot listen: {error.strerror}.") from error
+        raise ConfigError(f"{name} is {text}, where Parley cannot listen: {error.strerror}.") from error
 
 
 def _tls_options(config: Config, tls: Tls | None) -> dict[str, Any]:
@@ -169,10 +207,15 @@ def _tls_options(config: Config, tls: Tls | None) -> dict[str, Any]:
     }
 
 
-def _rest_settings(config: Config) -> RestSettings:
+def _port(server: asyncio.Server | None) -> int | None:
+    return None if server is None else int(server.sockets[0].getsockname()[1])
+
+
+def _rest_settings(config: Config, info: ServerInfo) -> RestSettings:
     return RestSettings(
-        version=version("parley"),
+        version=info.version,
         public_url=config.public_url or f"http{'s' if config.tls else ''}://{config.http}",
+        info=info,
         requests_per_minute=config.limit_requests,
         body_limit=config.limit_body,
         body_deadline=config.http_body_deadline,
@@ -181,29 +224,6 @@ def _rest_settings(config: Config) -> RestSettings:
         origins=config.origins,
         https_only=config.tls and config.production,
     )
-
-
-def _announce(config: Config, server: asyncio.Server) -> None:
-    """What to do next, for whoever looks at the terminal."""
-    host, port = server.sockets[0].getsockname()[:2]
-    secure = "s" if config.tls else ""
-    url, ws = f"http{secure}://{host}:{port}", f"ws{secure}://{host}:{port}/ws"
-    log.info("listening", extra={"http": url, "websocket": ws})
-    print(WELCOME.format(url=url, ws=ws, data=config.data.absolute()), flush=True)  # noqa: T201
-
-
-WELCOME = """
-Parley is running.
-  HTTP        {url}          documentation: {url}/api/docs
-  WebSocket   {ws}
-  Data        {data}
-
-Try it, in another terminal:
-  curl -s {url}/auth/register -H 'Content-Type: application/json' \\
-    -d '{{"username": "ann", "email": "ann@example.com", "password": "correct horse", "display_name": "Ann"}}'
-
-Ctrl-C stops it.
-"""
 
 
 async def _until_told_to_stop(reload: _Reload) -> None:

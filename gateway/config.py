@@ -6,6 +6,7 @@ from a file, named by the variable with `_FILE` behind it.
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
 from collections.abc import Mapping
@@ -40,6 +41,12 @@ class Config:
         "PARLEY_TLS_CERT", None, "file with the certificate chain in PEM; with it, all ports speak TLS"
     )
     tls_key: Path | None = setting("PARLEY_TLS_KEY", None, "file with the certificate's private key in PEM")
+    tcp: str = setting("PARLEY_TCP", "127.0.0.1:8001", "address and port of framed TCP; `off` for none")
+    tcp_clear: str | None = setting(
+        "PARLEY_TCP_CLEAR",
+        None,
+        "`yes` or `no`: whether TCP may go without Noise; not set, it may on loopback and under TLS, and nowhere else",
+    )
     public_url: str | None = setting(
         "PARLEY_PUBLIC_URL",
         None,
@@ -103,6 +110,9 @@ class Config:
     presence_grace: float = setting(
         "PARLEY_PRESENCE_GRACE", 10.0, "seconds after the last socket before a user is offline"
     )
+    frame_deadline: float = setting(
+        "PARLEY_FRAME_DEADLINE", 10.0, "seconds that a preface with its handshake, or a frame, may take in all on TCP"
+    )
     slow_consumer: float = setting("PARLEY_SLOW_CONSUMER", 15.0, "seconds a lagging reader has to drain")
     drain: float = setting("PARLEY_DRAIN", 5.0, "seconds over which sockets are closed on SIGTERM")
 
@@ -151,6 +161,24 @@ class Config:
         return _address("PARLEY_HTTP", self.http)
 
     @property
+    def tcp_address(self) -> tuple[str, int] | None:
+        """Host and port of framed TCP, or None."""
+        return None if self.tcp == "off" else _address("PARLEY_TCP", self.tcp)
+
+    @property
+    def tcp_may_be_clear(self) -> bool:
+        """Whether TCP may go without Noise. Raises ConfigError where it is asked for and anyone could read along."""
+        if self.tcp_address is None or self.tcp_clear == "no":
+            return False
+        safe = self.tls or _is_loopback(self.tcp_address[0])
+        if self.tcp_clear == "yes" and not safe:
+            raise ConfigError(
+                f"PARLEY_TCP_CLEAR is yes, and PARLEY_TCP is {self.tcp}: without Noise anyone on the way could read and"
+                " change what is said. Listen on 127.0.0.1, set PARLEY_TLS_CERT and PARLEY_TLS_KEY, or leave PARLEY_TCP_CLEAR unset and let clients use Noise."
+            )
+        return safe
+
+    @property
     def key_directory(self) -> Path:
         """Where a development install keeps the keys it made."""
         return self.data / "keys"
@@ -164,8 +192,11 @@ class Config:
             raise ConfigError(f"PARLEY_ENV is {config.env!r}; it can be development or production")
         if config.log_level not in LOG_LEVELS:
             raise ConfigError(f"PARLEY_LOG_LEVEL is {config.log_level!r}; it can be {', '.join(LOG_LEVELS)}")
+        if config.tcp_clear not in (None, "yes", "no"):
+            raise ConfigError(f"PARLEY_TCP_CLEAR is {config.tcp_clear!r}; it can be yes or no")
         _address("PARLEY_HTTP", config.http)
         _both("PARLEY_TLS_CERT", config.tls_cert, "PARLEY_TLS_KEY", config.tls_key)
+        _ = config.tcp_may_be_clear  # raises for what is not safe
         return config
 
 
@@ -207,6 +238,13 @@ def _both(name: str, value: Path | None, other: str, other_value: Path | None) -
     if (value is None) != (other_value is None):
         there, missing = (other, name) if value is None else (name, other)
         raise ConfigError(f"{missing} is not set, but {there} is; give both, or neither")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def settings_table() -> str:

@@ -26,7 +26,7 @@ from gateway.limits import Bucket
 from gateway.session import Session
 from gateway.wire import Wire
 from protocol.codec import BadFrame, Request
-from protocol.commands import Authenticate, Ping, Resume, SendMessage
+from protocol.commands import Authenticate, Goodbye, Ping, Resume, SendMessage
 from protocol.errors import ChatError, CloseCode
 from protocol.events import Authenticated, Hello, Pong, Resumed, SessionReset, Synced, TokenExpiring
 
@@ -67,6 +67,10 @@ class Socket(Link, Protocol):
         """Tells the client why and begins to close."""
         ...
 
+    def hang_up(self) -> None:
+        """Closes after the client's goodbye."""
+        ...
+
 
 class Connection:
     """The state of one connection."""
@@ -80,17 +84,21 @@ class Connection:
         "_finishing",
         "_inbox",
         "_link",
+        "_peer_key",
         "_session",
         "_wire",
         "_worker",
         "due",
     )
 
-    def __init__(self, door: Door, link: Socket, wire: Wire, address: str) -> None:
+    def __init__(
+        self, door: Door, link: Socket, wire: Wire, address: str, peer_key: bytes | None = None
+    ) -> None:  # `peer_key`: what the client's Noise handshake proved to hold
         self._door = door
         self._link = link
         self._wire = wire
         self._address = address
+        self._peer_key = peer_key
         self._session: Session | None = None
         self._actor: Actor | None = None
         self._inbox: deque[Request | BadFrame] | None = None
@@ -167,18 +175,30 @@ class Connection:
         self._finishing = True
         return self._worker
 
+    def _leave(self) -> None:
+        """The client says goodbye: nobody will resume."""
+        self._last_words()
+        if self._session is not None:
+            self._door.hub.forget(self._session)
+        self._link.hang_up()
+        self._door.wheel.schedule(self, self._door.wheel.now() + CLOSE_SECONDS)
+
     def close(self, code: CloseCode, reason: str) -> None:
         """Sends what waits, says why, and gives the client a moment to close its end."""
         if self._closing:
             return
+        self._last_words()
+        self._link.send_close(code, reason)
+        self._door.metrics.closed(code.name)
+        self._door.wheel.schedule(self, self._door.wheel.now() + CLOSE_SECONDS)
+
+    def _last_words(self) -> None:
+        """Takes no more; what waits is written, if the socket takes it."""
         self._closing = True
         self._inbox = None
         session = self._session
         if session is not None and self._door.hub.links.get(session) is self._link and not self._link.paused:
             self._link.write(session.take())
-        self._link.send_close(code, reason)
-        self._door.metrics.closed(code.name)
-        self._door.wheel.schedule(self, self._door.wheel.now() + CLOSE_SECONDS)
 
     # --- commands, in order ------------------------------------------------------------------
 
@@ -236,6 +256,8 @@ class Connection:
             await self._resume(request.id, request.command)
         elif isinstance(request.command, Ping):
             self._pong(request.id, request.command)
+        elif isinstance(request.command, Goodbye):
+            self._leave()
         elif self._session is None:
             self._refuse(request.id, ChatError("AUTH_REQUIRED"))
         elif self._admit(request):
@@ -332,7 +354,7 @@ class Connection:
 
     async def _authenticate(self, id: str | None, command: Authenticate) -> None:
         try:
-            actor = await self._door.chat.authenticate(command.token)
+            actor = await self._identify(command.token)
             if self._session is not None:
                 self._renew(self._session, actor, id)
             else:
@@ -342,6 +364,12 @@ class Connection:
                 self._fail_opening(id, error)
             else:
                 self._answer_error(self._session, id, error)
+
+    async def _identify(self, token: str | None) -> Actor:
+        """Who the token, or else the key of the handshake, belongs to. Raises ChatError."""
+        if token is not None:
+            return await self._door.chat.authenticate(token)
+        raise ChatError("AUTH_REQUIRED")
 
     async def _open(self, actor: Actor, id: str | None) -> None:
         session, states = await self._door.open(actor, self._link, self._wire)
@@ -370,7 +398,8 @@ class Connection:
             self._answer_error(self._session, id, ChatError("VALIDATION_INVALID_VALUE", "A session is open already."))
             return
         try:
-            actor = await self._door.chat.authenticate(command.token) if command.token else None
+            proven = command.token or self._peer_key
+            actor = await self._identify(command.token) if proven else None
             resumed = await self._door.resume(command, actor, self._link, self._wire)
         except ChatError as error:
             self._fail_opening(id, error)

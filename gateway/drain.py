@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 
 from gateway.chat import Chat
 from gateway.services import Services
@@ -18,10 +19,11 @@ LAST_WORDS = 0.2
 """Seconds for the last close frames to leave."""
 
 
-async def drain(services: Services, chat: Chat, server: asyncio.AbstractServer, seconds: float) -> None:
+async def drain(services: Services, chat: Chat, servers: Sequence[asyncio.AbstractServer], seconds: float) -> None:
     """Stops listening, then closes sessions as `draining`, spread over `seconds`, each when its commands are done."""
     chat.ready = False
-    server.close()
+    for server in servers:
+        server.close()
     deadline = asyncio.get_running_loop().time() + seconds + PATIENCE
     sessions = list(services.hub.links)
     slots = max(1, int(seconds / SLOT))

@@ -1,11 +1,13 @@
-"""WebSocket: bytes to payloads and back, by `websockets`' sans-I/O protocol under our own asyncio.Protocol."""
+"""WebSocket: bytes to payloads and back, by `websockets`' sans-I/O protocol under our own asyncio.Protocol.
+
+Under `parley.v1.noise` the payloads are those of TCP: the preface, the client's
+handshake, then Noise messages that carry frames behind their lengths.
+"""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from typing import cast
 from urllib.parse import parse_qs, urlsplit
 
 from websockets.datastructures import Headers
@@ -17,29 +19,32 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
-from gateway.connection import Connection
 from gateway.door import Door
-from gateway.wire import Chunk, Wire
-from protocol.codec import CODECS, Codec
+from gateway.envelope import MAX_MESSAGE, NoiseBroken, PrivateKey, accept
+from gateway.pump import Pump
+from gateway.wire import Wire
+from protocol.codec import CODECS
 from protocol.errors import CloseCode
+from protocol.framing import BadPreface, FrameTooLarge, Preface
 
-HIGH_WATER = 65_536
-"""Bytes the transport may buffer before frames wait in the session's outbox, where they are counted."""
-LOW_WATER = 16_384
 SUBPROTOCOL = "parley.v1."
+NOISE = SUBPROTOCOL + "noise"
+SUBPROTOCOLS = (*(SUBPROTOCOL + name for name in CODECS), NOISE)
 DEFAULT = "json"
 
 _DATA = (Opcode.TEXT, Opcode.BINARY)
+_TEXT = bytes((0x80 | Opcode.TEXT,))
+_BINARY = bytes((0x80 | Opcode.BINARY,))
 
 
 def websocket_wires() -> dict[str, Wire]:
-    """The wires of WebSocket, by subprotocol."""
-    return {SUBPROTOCOL + name: Wire(codec, _framer(codec)) for name, codec in CODECS.items()}
+    """The wires of WebSocket without Noise, by subprotocol."""
+    framings = {False: _framer(_TEXT), True: binary_frame}
+    return {SUBPROTOCOL + name: Wire(codec, framings[codec.binary]) for name, codec in CODECS.items()}
 
 
-def _framer(codec: Codec) -> Callable[[bytes], bytes]:
+def _framer(first: bytes) -> Callable[[bytes], bytes]:
     """Puts the header of a final, unmasked frame before a payload (RFC 6455, 5.2)."""
-    first = bytes([0x80 | (Opcode.BINARY if codec.binary else Opcode.TEXT)])
 
     def frame(payload: bytes) -> bytes:
         length = len(payload)
@@ -52,46 +57,40 @@ def _framer(codec: Codec) -> Callable[[bytes], bytes]:
     return frame
 
 
-class WebSocketPump(asyncio.Protocol):
-    """One WebSocket. It is the `Socket` of its connection."""
+binary_frame = _framer(_BINARY)
 
-    __slots__ = (
-        "_address",
-        "_connection",
-        "_door",
-        "_fragments",
-        "_live",
-        "_origins",
-        "_protocol",
-        "_text",
-        "_transport",
-        "_wires",
-        "paused",
-    )
 
-    def __init__(self, door: Door, wires: dict[str, Wire], origins: tuple[str, ...]) -> None:
-        self._door = door
+class WebSocketPump(Pump):
+    """One WebSocket. It is the `Socket` of its connection.
+
+    `wires` are those of its subprotocols; `framed`, by codec, those of what travels in Noise.
+    """
+
+    __slots__ = ("_fragments", "_framed", "_origins", "_preface", "_protocol", "_sealed", "_static", "_text", "_wires")
+
+    def __init__(
+        self,
+        door: Door,
+        wires: dict[str, Wire],
+        framed: dict[str, Wire],
+        static: PrivateKey,
+        origins: tuple[str, ...],
+    ) -> None:
+        super().__init__(door)
         self._wires = wires
+        self._framed = framed
+        self._static = static
         self._origins = origins
         self._protocol = ServerProtocol(
-            subprotocols=[Subprotocol(name) for name in wires],
+            subprotocols=[Subprotocol(name) for name in SUBPROTOCOLS],
             select_subprotocol=_select,
-            max_size=door.config.limit_frame,
+            max_size=max(door.config.limit_frame, MAX_MESSAGE),
         )
-        self._connection: Connection | None = None
-        self._address = ""
+        self._sealed = False  # the subprotocol is Noise
+        self._preface: Preface | None = None
         self._fragments: bytearray | None = None
-        self._live = False
-        self.paused = False
 
     # --- asyncio.Protocol --------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Takes the socket over from the front door."""
-        self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
-        peer = self._transport.get_extra_info("peername")
-        self._address = peer[0] if isinstance(peer, tuple) else "local"
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
@@ -112,19 +111,8 @@ class WebSocketPump(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
         self._live = False
-        if self._connection is not None:
-            rcvd = self._protocol.close_rcvd
-            self._connection.lost(clean=rcvd is not None and rcvd.code == WsCloseCode.NORMAL_CLOSURE)
-
-    def pause_writing(self) -> None:
-        """The transport holds enough; frames wait in the outbox."""
-        self.paused = True
-
-    def resume_writing(self) -> None:
-        """The transport takes more."""
-        self.paused = False
-        if self._connection is not None:
-            self._connection.drained()
+        rcvd = self._protocol.close_rcvd
+        self._leave(clean=rcvd is not None and rcvd.code == WsCloseCode.NORMAL_CLOSURE)
 
     # --- in ----------------------------------------------------------------------------------
 
@@ -133,12 +121,13 @@ class WebSocketPump(asyncio.Protocol):
         protocol = self._protocol
         if not self._allowed(request.headers):
             response = protocol.reject(HTTPStatus.FORBIDDEN, "This origin may not connect: see PARLEY_ORIGINS.\n")
-        elif not self._door.admit_stranger(self._address):
+        elif not self._admit():
             response = protocol.reject(HTTPStatus.TOO_MANY_REQUESTS, "Too many connections from this address.\n")
         else:
             response = protocol.accept(request)
             if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-                self._door.known(self._address)
+                self._leave(clean=False)
+                self._admitted = False
         protocol.send_response(response)
         self._write_protocol()
         if protocol.state is OPEN:
@@ -155,16 +144,23 @@ class WebSocketPump(asyncio.Protocol):
 
     def _open(self, request: Request) -> None:
         name = self._protocol.subprotocol or SUBPROTOCOL + DEFAULT
+        self._sealed = name == NOISE
         if not self._protocol.reader.buffer:
             # The handshake's protocol keeps the request, half of what an idle session weighs; a fresh one does not.
-            self._protocol = ServerProtocol(state=OPEN, max_size=self._door.config.limit_frame)
-        self._connection = Connection(self._door, self, self._wires[name], self._address)
-        self._live = True  # plain and cheap: it is asked at every write
-        self._connection.begin(_token(request))
+            limit = MAX_MESSAGE if self._sealed else self._door.config.limit_frame
+            self._protocol = ServerProtocol(state=OPEN, max_size=limit)
+        if self._sealed:
+            self._door.wheel.schedule(self, self._door.wheel.now() + self._door.config.frame_deadline)
+        else:
+            self._begin(self._wires[name], token=_token(request))
+
+    def tick(self, now: float) -> None:
+        """The deadline for the preface and the handshake under Noise."""
+        if self._connection is None:
+            self._transport.abort()
 
     def _frame(self, frame: Frame) -> None:
-        connection = self._connection
-        if connection is None or self._protocol.state is not OPEN:
+        if self._protocol.state is not OPEN:
             return
         if frame.opcode in _DATA and frame.fin:
             self._payload(frame.opcode is Opcode.TEXT, frame.data)
@@ -176,40 +172,42 @@ class WebSocketPump(asyncio.Protocol):
             if frame.fin:
                 whole, self._fragments = self._fragments, None
                 self._payload(self._text, whole)
-        connection.touch()
+        if self._connection is not None:
+            self._connection.touch()
 
     def _payload(self, text: bool, payload: bytes | bytearray | memoryview) -> None:
         """RFC 6455, 8.1: text that is not UTF-8 fails the connection. ASCII needs no look."""
-        assert self._connection is not None
-        if text and not _is_utf8(bytes(payload)):
+        if self._sealed:
+            self._open_sealed(bytes(payload))
+        elif text and not _is_utf8(bytes(payload)):
             self._protocol.fail(WsCloseCode.INVALID_DATA, "text frames are UTF-8")
-            return
-        self._connection.receive(payload)
+        elif self._connection is not None:
+            self._connection.receive(payload)
 
-    # --- out: what the hub and the connection use ------------------------------------------------
+    def _open_sealed(self, message: bytes) -> None:
+        try:
+            self._take_sealed(message)
+        except (NoiseBroken, BadPreface):
+            self._door.metrics.closed("broken_envelope")
+            self._transport.abort()  # without a word, and the same for every reason
+        except FrameTooLarge as error:
+            self.close(CloseCode.bad_frame, str(error))
 
-    def write(self, chunks: list[Chunk]) -> None:
-        """Sends frames that are framed already; the bytes are shared with other receivers."""
-        if not self._live:
-            return
-        if len(chunks) == 1:
-            self._transport.write(chunks[0].data)
-        elif chunks:
-            self._transport.writelines([chunk.data for chunk in chunks])
+    def _take_sealed(self, message: bytes) -> None:
+        if self._preface is None:
+            self._preface = Preface.parse(message)
+            if not self._preface.noise:
+                raise BadPreface("this subprotocol is Noise")
+        elif self._envelope is None or self._connection is None:
+            accepted = accept(self._preface, self._static, message, binary_frame, self._door.config.limit_frame)
+            self._transport.write(accepted.answer)
+            self._envelope = accepted.envelope
+            self._begin(self._framed[self._preface.codec], peer_key=accepted.peer_key)
+        else:
+            for payload in self._envelope.open(message):
+                self._connection.receive(payload)
 
-    def stuck(self) -> None:
-        """The session behind this socket lags."""
-        if self._connection is not None:
-            self._connection.stuck()
-
-    def finish(self) -> asyncio.Task[None] | None:
-        """Takes no more commands."""
-        return self._connection.finish() if self._connection is not None else None
-
-    def close(self, code: CloseCode, reason: str) -> None:
-        """Closes the connection; the client is told why."""
-        if self._connection is not None:
-            self._connection.close(code, reason)
+    # --- out: what the connection uses ---------------------------------------------------------
 
     def send_close(self, code: CloseCode, reason: str) -> None:
         """The close frame."""
@@ -224,19 +222,12 @@ class WebSocketPump(asyncio.Protocol):
             self._protocol.send_ping(b"")
             self._write_protocol()
 
-    def pause_reading(self) -> None:
-        """Lets TCP's window hold the client back."""
-        if not self._transport.is_closing():
-            self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Reads again."""
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
-
-    def abort(self) -> None:
-        """Drops the socket."""
-        self._transport.abort()
+    def hang_up(self) -> None:
+        """Closes after the client's goodbye."""
+        self._live = False
+        if self._protocol.state is OPEN:
+            self._protocol.send_close(WsCloseCode.NORMAL_CLOSURE)
+            self._write_protocol()
 
     def _write_protocol(self) -> None:
         for data in self._protocol.data_to_send():

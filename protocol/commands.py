@@ -50,9 +50,12 @@ class Command(Struct, frozen=True, kw_only=True):
 
 
 class Authenticate(Command, frozen=True):
-    """Opens a session, or gives a live one a new token."""
+    """Opens a session, or gives a live one a new token.
 
-    token: Token
+    Without a token the session is that of the bot whose key the Noise handshake showed.
+    """
+
+    token: Token | None = None
 
 
 class Resume(Command, frozen=True):
@@ -68,6 +71,10 @@ class Ping(Command, frozen=True):
     """Asks for a `pong`; `received` lets the server forget what has arrived."""
 
     received: Seq | None = None
+
+
+class Goodbye(Command, frozen=True):
+    """Ends the session; it cannot be resumed. The server closes the connection."""
 
 
 class Sync(Command, frozen=True):
@@ -365,6 +372,7 @@ SOCKET_COMMANDS: dict[str, type[Command]] = {
     "authenticate": Authenticate,
     "resume": Resume,
     "ping": Ping,
+    "goodbye": Goodbye,
     "sync": Sync,
     "join_chatroom": JoinChatroom,
     "leave_chatroom": LeaveChatroom,
@@ -391,5 +399,5 @@ SOCKET_COMMANDS: dict[str, type[Command]] = {
 }
 """Every command a socket takes, by the `event` of its frame."""
 
-UNCOUNTED_COMMANDS = frozenset({"authenticate", "resume", "ping"})
+UNCOUNTED_COMMANDS = frozenset({"authenticate", "resume", "ping", "goodbye"})
 """Client frames that resume-by-counting leaves out."""

@@ -107,6 +107,7 @@ class CloseCode(IntEnum):
     slow_consumer = 4101
     rate_limited = 4102
     internal = 4103
+    frame_timeout = 4104
     draining = 4200
     no_pong = 4201
     token_expired = 4202

@@ -187,6 +187,10 @@ class Pong(Event, frozen=True):
     handled: int
 
 
+class Heartbeat(Event, frozen=True):
+    """Asks for a sign of life, on a transport without pings of its own. Any frame is one; `ping` is made for it."""
+
+
 class Lagging(Event, frozen=True):
     """Events of these chatrooms up to `seq` were not sent, because the client read too slowly: sync."""
 
@@ -413,6 +417,7 @@ CONTROL: dict[str, type[Event]] = {
     "resumed": Resumed,
     "session_reset": SessionReset,
     "pong": Pong,
+    "ping": Heartbeat,
     "lagging": Lagging,
     "closing": Closing,
     "token_expiring": TokenExpiring,
@@ -421,5 +426,5 @@ CONTROL: dict[str, type[Event]] = {
     "error": Error,
 }
 
-UNCOUNTED_EVENTS = frozenset({"hello", "ready", "resumed", "session_reset", "pong", "lagging", "closing"})
+UNCOUNTED_EVENTS = frozenset({"hello", "ready", "resumed", "session_reset", "pong", "ping", "lagging", "closing"})
 """Server frames that resume-by-counting leaves out."""

@@ -25,6 +25,6 @@ def make_app(chat: Chat, settings: RestSettings, metrics: Callable[[], bytes], o
     middlewares = [web.middleware(m) for m in (Outcome(observe), headers, Failures(limits))]
     app = web.Application(middlewares=middlewares, client_max_size=settings.body_limit)
     add_endpoints(app, chat, limits, settings.body_deadline)
-    add_service(app, chat, settings.version, metrics)
+    add_service(app, chat, settings, metrics)
     add_pages(app, settings)
     return app

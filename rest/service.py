@@ -1,4 +1,4 @@
-"""What machines around the server ask: is it well, what does it count, whose are its tokens. Without limits."""
+"""What machines around the server ask: is it well, what does it count, how is it reached, whose are its tokens."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from datetime import UTC, datetime
 from aiohttp import web
 from msgspec import Struct
 
+from protocol.discovery import WELL_KNOWN
 from protocol.errors import ChatError
 from rest.answers import json, refused, succeeded
 from rest.routes import MOUNTS
-from rest.settings import Chat
+from rest.settings import Chat, RestSettings
 
 JWKS_AGE = 300
 """Seconds a verifier may keep the keys; rotation keeps an old one for longer than that."""
+
+INFO_AGE = 60
+"""Seconds a client may keep what the server says of itself: after a restart it may say something else."""
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The text format of Prometheus."""
@@ -32,9 +36,10 @@ class Health(Struct, frozen=True, kw_only=True):
 class Service:
     """The handlers, with what they report on."""
 
-    def __init__(self, chat: Chat, version: str, metrics: Callable[[], bytes]) -> None:
+    def __init__(self, chat: Chat, settings: RestSettings, metrics: Callable[[], bytes]) -> None:
         self._chat = chat
-        self._version = version
+        self._version = settings.version
+        self._info = settings.info
         self._metrics = metrics
 
     async def live(self, _request: web.Request) -> web.Response:
@@ -59,6 +64,10 @@ class Service:
         """The public keys of access tokens."""
         return json(self._chat.jwks(), headers={"Cache-Control": f"public, max-age={JWKS_AGE}"})
 
+    async def discover(self, _request: web.Request) -> web.Response:
+        """What a client has to know: the server's key, its ports, what it speaks, what it allows."""
+        return json(self._info, headers={"Cache-Control": f"public, max-age={INFO_AGE}"})
+
     def _answer(self, services: dict[str, str], well: bool) -> web.Response:
         report = self._report(services, well)
         return succeeded(report) if well else refused(ChatError("SERVICE_UNAVAILABLE"), data=report)
@@ -72,12 +81,13 @@ def _all_well(services: dict[str, str]) -> bool:
     return all(state == "healthy" for state in services.values())
 
 
-def add_service(app: web.Application, chat: Chat, version: str, metrics: Callable[[], bytes]) -> None:
+def add_service(app: web.Application, chat: Chat, settings: RestSettings, metrics: Callable[[], bytes]) -> None:
     """Puts the handlers into the application."""
-    service = Service(chat, version, metrics)
+    service = Service(chat, settings, metrics)
     for mount in MOUNTS:
         app.router.add_get(f"{mount}/health", service.health)
         app.router.add_get(f"{mount}/health/live", service.live)
         app.router.add_get(f"{mount}/health/ready", service.ready)
         app.router.add_get(f"{mount}/metrics", service.metrics)
     app.router.add_get("/.well-known/jwks.json", service.jwks)
+    app.router.add_get(WELL_KNOWN, service.discover)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from protocol.commands import Command
+from protocol.discovery import ServerInfo
 from protocol.models import User
 
 
@@ -19,11 +20,13 @@ class RestSettings:
     `requests_per_minute` is a user's, or an address's when signed out. The deadlines
     are totals, from a part's first byte to its last. `origins` are the web origins that
     CORS lets in, `*` for any. `public_url` is how people reach the server, without a
-    slash at the end. `https_only` tells browsers never to come back without TLS.
+    slash at the end; `info` is what clients read of it. `https_only` tells browsers never
+    to come back without TLS.
     """
 
     version: str
     public_url: str
+    info: ServerInfo
     requests_per_minute: int = 60
     body_limit: int = 131_072
     body_deadline: float = 20.0

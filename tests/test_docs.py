@@ -175,7 +175,7 @@ def test_reset_reasons() -> None:
 
 def test_every_command_has_an_action() -> None:
     """What the page lists can be done: by an action, by the journal, or by the connection itself."""
-    connection = {commands.Authenticate, commands.Resume, commands.Ping, commands.SendMessage}
+    connection = {commands.Authenticate, commands.Resume, commands.Ping, commands.Goodbye, commands.SendMessage}
     assert {*commands.SOCKET_COMMANDS.values(), *(r.command for r in ROUTES)} == {*ACTIONS, *connection}
 
 

@@ -294,6 +294,9 @@ class Reader:
         """The server takes no more commands."""
         return self._connection.finish()
 
+    def hang_up(self) -> None:
+        """The server's answer to a goodbye."""
+
     def send_close(self, code: CloseCode, reason: str) -> None:
         """The server says why."""
         if code is not CloseCode.replaced:

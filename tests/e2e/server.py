@@ -53,6 +53,7 @@ class Server:
     database_url: str
     settings: dict[str, str]
     port: int = 0
+    tcp_port: int = 0
     process: asyncio.subprocess.Process | None = None
     log_files: list[Path] = field(default_factory=list)
     trust: ssl.SSLContext | None = None
@@ -72,6 +73,16 @@ class Server:
         return "s" if "PARLEY_TLS_CERT" in self.settings else ""
 
     @property
+    def tcp(self) -> str:
+        """Where TCP without Noise is."""
+        return f"parley+clear://127.0.0.1:{self.tcp_port}"
+
+    @property
+    def sealed(self) -> str:
+        """Where TCP under Noise is; the key is looked up."""
+        return f"parley://127.0.0.1:{self.tcp_port}?discover={self.http}"
+
+    @property
     def pid(self) -> int:
         """The running process."""
         assert self.process is not None
@@ -80,6 +91,7 @@ class Server:
     async def start(self) -> None:
         """Starts it, and returns when it answers."""
         self.port = self.port or free_port()
+        self.tcp_port = self.tcp_port or free_port()
         log = self.directory / f"server-{len(self.log_files)}.log"
         self.log_files.append(log)
         with log.open("wb") as out:
@@ -99,6 +111,7 @@ class Server:
             "PARLEY_DATA": str(self.directory / "data"),
             "DATABASE_URL": self.database_url,
             "PARLEY_HTTP": f"127.0.0.1:{self.port}",
+            "PARLEY_TCP": f"127.0.0.1:{self.tcp_port}",
             **self.settings,
         }
 

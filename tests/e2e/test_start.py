@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
+
+import pytest
 
 from tests.e2e.server import Server
 
 
-async def test_a_taken_port(server: Server, database_url: str) -> None:
+@pytest.mark.parametrize("setting", ["PARLEY_HTTP", "PARLEY_TCP"])
+async def test_a_taken_port(server: Server, setting: str) -> None:
     """A port that is taken is a refusal to start in one line, which names the setting."""
     address = f"127.0.0.1:{server.port}"
-    env = {**os.environ, "DATABASE_URL": database_url, "PARLEY_HTTP": address, "PARLEY_DATA": str(server.directory)}
+    free = {"PARLEY_HTTP": "127.0.0.1:0", "PARLEY_TCP": "127.0.0.1:0"}
+    env = {**server.environment(), **free, setting: address, "PARLEY_DATA": str(server.directory)}
     second = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -22,5 +25,5 @@ async def test_a_taken_port(server: Server, database_url: str) -> None:
     )
     _, said = await asyncio.wait_for(second.communicate(), 30)
     assert second.returncode == 2
-    assert said.decode().startswith(f"Error: PARLEY_HTTP is {address}, where Parley cannot listen:")
+    assert said.decode().startswith(f"Error: {setting} is {address}, where Parley cannot listen:")
     assert len(said.decode().splitlines()) == 1

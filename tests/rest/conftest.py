@@ -14,7 +14,7 @@ import pytest
 from rest.app import make_app
 from rest.server import HttpServer
 from rest.settings import RestSettings
-from tests.rest.stand_in import StandInChat
+from tests.rest.stand_in import INFO, StandInChat
 
 ADA_SIGNED = {"Authorization": "Bearer ada-token"}
 
@@ -74,7 +74,7 @@ async def serve() -> AsyncIterator[Serve]:
 
         async def start(**changes: Any) -> Server:
             chat = StandInChat()
-            known: dict[str, Any] = {"version": "1.2.3", "public_url": "http://chat.example"}
+            known: dict[str, Any] = {"version": "1.2.3", "public_url": "http://chat.example", "info": INFO}
             settings = RestSettings(**(known | {"requests_per_minute": 1000} | changes))
             observed: list[tuple[str, str, int, float]] = []
             app = make_app(chat, settings, lambda: b"up 1\n", lambda *seen: observed.append(seen))

@@ -14,12 +14,29 @@ from protocol import commands as c
 from protocol import events as e
 from protocol import models as m
 from protocol.commands import Command
+from protocol.discovery import LimitsInfo, NoiseInfo, ServerInfo
 from protocol.errors import ChatError
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 ADA = m.User(id=UUID(int=1), username="ada", display_name="Ada")
 BOB = m.User(id=UUID(int=2), username="bob", display_name="Bob")
 ROOM_ID = UUID(int=7)
+INFO = ServerInfo(
+    server="parley",
+    version="1.2.3",
+    subprotocols=("parley.v1.json",),
+    noise=NoiseInfo(public_key="key", protocols=("Noise_NK_25519_ChaChaPoly_SHA256",)),
+    tcp=None,
+    limits=LimitsInfo(
+        frame_bytes=1,
+        text_bytes=2,
+        body_bytes=3,
+        connections=4,
+        commands_per_minute=5,
+        commands_at_once=6,
+        requests_per_minute=7,
+    ),
+)
 PAGE = m.Pagination(page=1, limit=20, total=1, pages=1, has_more=False)
 ACCOUNT = m.Account(
     id=ADA.id,

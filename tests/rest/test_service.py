@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
+import msgspec
 import pytest
 
 from rest.routes import ROUTES
 from tests.rest.conftest import Serve, Server
+from tests.rest.stand_in import INFO
 
 
 async def test_health_is_as_the_reference_api_has_it(server: Server) -> None:
@@ -47,6 +51,13 @@ async def test_metrics_are_text(server: Server) -> None:
 async def test_keys_are_no_envelope(server: Server) -> None:
     """A key set is as RFC 7517 has it, for libraries that know nothing of Parley."""
     assert (await server.ask("GET", "/.well-known/jwks.json", headers={})).body == {"keys": []}
+
+
+async def test_what_clients_read_of_the_server(server: Server) -> None:
+    """The server's key, ports and limits, in no envelope, to be asked for again soon."""
+    answer = await server.ask("GET", "/.well-known/parley", headers={})
+    assert answer.body == json.loads(msgspec.json.encode(INFO))
+    assert answer.headers["Cache-Control"] == "public, max-age=60"
 
 
 async def test_the_first_page_says_where_to_go(serve: Serve) -> None:

@@ -1,0 +1,128 @@
+"""What the pumps have in common: a transport, a connection above it, and the deadline until there is one."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from typing import cast
+
+from gateway.connection import Connection
+from gateway.door import Door
+from gateway.envelope import Envelope
+from gateway.wire import Chunk, Wire
+from protocol.errors import CloseCode
+
+HIGH_WATER = 65_536
+"""Bytes the transport may buffer before frames wait in the session's outbox, where they are counted."""
+LOW_WATER = 16_384
+
+
+class Pump(asyncio.Protocol, ABC):
+    """One socket. A subclass turns its bytes into payloads, and is the `Socket` of its connection."""
+
+    __slots__ = ("_address", "_admitted", "_connection", "_door", "_envelope", "_live", "_transport", "due", "paused")
+
+    _transport: asyncio.Transport
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._connection: Connection | None = None
+        self._envelope: Envelope | None = None
+        self._address = ""
+        self._admitted = False  # counted as a stranger
+        self._live = False  # plain and cheap: it is asked at every write
+        self.paused = False
+        self.due = 0
+
+    # --- asyncio.Protocol --------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Takes the socket."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
+        peer = self._transport.get_extra_info("peername")
+        self._address = peer[0] if isinstance(peer, tuple) else "local"
+
+    def pause_writing(self) -> None:
+        """The transport holds enough; frames wait in the outbox."""
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        """The transport takes more."""
+        self.paused = False
+        if self._connection is not None:
+            self._connection.drained()
+
+    def _leave(self, *, clean: bool) -> None:
+        """The socket is gone, whether there was a connection on it or not."""
+        if self._connection is not None:
+            self._connection.lost(clean=clean)
+        elif self._admitted:
+            self._door.known(self._address)
+
+    # --- opening -----------------------------------------------------------------------------
+
+    def _admit(self) -> bool:
+        """Counts a stranger. False when there are too many from its address."""
+        self._admitted = self._door.admit_stranger(self._address)
+        return self._admitted
+
+    def _begin(self, wire: Wire, *, token: str | None = None, peer_key: bytes | None = None) -> None:
+        """From now on there is a connection, with deadlines of its own."""
+        self._connection = Connection(self._door, self, wire, self._address, peer_key)
+        self._live = True
+        self._connection.begin(token)
+
+    # --- what the hub and the connection use ---------------------------------------------------
+
+    def write(self, chunks: list[Chunk]) -> None:
+        """Sends frames that are framed already; the bytes are shared with other receivers, until they are sealed."""
+        if not self._live or not chunks:
+            return
+        if self._envelope is not None:
+            data = chunks[0].data if len(chunks) == 1 else b"".join([chunk.data for chunk in chunks])
+            self._transport.write(self._envelope.seal(data))
+        elif len(chunks) == 1:
+            self._transport.write(chunks[0].data)
+        else:
+            self._transport.writelines([chunk.data for chunk in chunks])
+
+    def stuck(self) -> None:
+        """The session behind this socket lags."""
+        if self._connection is not None:
+            self._connection.stuck()
+
+    def finish(self) -> asyncio.Task[None] | None:
+        """Takes no more commands."""
+        return self._connection.finish() if self._connection is not None else None
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Closes the connection; the client is told why."""
+        if self._connection is not None:
+            self._connection.close(code, reason)
+
+    def pause_reading(self) -> None:
+        """Lets TCP's window hold the client back."""
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Reads again."""
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Drops the socket."""
+        self._transport.abort()
+
+    @abstractmethod
+    def ping(self) -> None:
+        """Asks the other end for a sign of life."""
+
+    @abstractmethod
+    def send_close(self, code: CloseCode, reason: str) -> None:
+        """Tells the client why and begins to close."""
+
+    @abstractmethod
+    def hang_up(self) -> None:
+        """Closes after the client's goodbye."""
