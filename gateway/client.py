@@ -38,18 +38,20 @@ back (close codes 4000-4099), waiting calls and the `async for` raise ClientClos
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any, Literal
-from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID, uuid4
 
 from msgspec.structs import replace
 
+from gateway.client_address import parse_address
 from gateway.client_commands import RESULTS
 from gateway.client_effects import ChatroomGained, ChatroomLost, ClientClosed, ClientEvent, HistoryGap
 from gateway.client_io import ClientIO, Token
+from gateway.client_way import Way
 from protocol import commands, events
 from protocol.codec import CODECS
 from protocol.commands import Command
@@ -71,33 +73,38 @@ CLOSED_BY_USER = 1000
 
 
 @asynccontextmanager
-async def connect(url: str, token: Token, *, codec: Literal["json", "msgpack"] = "json") -> AsyncIterator[Client]:
+async def connect(
+    url: str,
+    token: Token | None = None,
+    *,
+    codec: Literal["json", "msgpack"] = "json",
+    private_key: bytes | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> AsyncIterator[Client]:
     """A client with an open session; leaving the block closes it.
 
-    `url` is `ws://host:port/ws`; http and https stand for ws and wss, and a missing
-    path for `/ws`. `token` is an access token, or a function (plain or async)
-    that returns a fresh one: it is called for each connection, and when the
-    token of a live session runs out. OSError, TimeoutError and retryable ChatErrors
+    `url` chooses the transport: `ws://host:8000/ws`, `parley://host:8001` and the others
+    of gateway/client_address.py. `token` is an access token or an API key, or a function
+    (plain or async) that returns a fresh one: it is called for each connection, and when
+    the token of a live session runs out. OSError, TimeoutError and retryable ChatErrors
     from it mean "try again later"; any other exception ends the client.
 
+    `private_key`, 32 bytes of X25519, is a bot's own: the handshake shows it, and no
+    token is needed. `tls` replaces the default context, for a certificate authority of one's own.
+
     While the server cannot be reached, entering waits (a warning is logged for each
-    attempt). Raises ClientClosed if the server refuses the token or the client.
+    attempt). Raises ClientClosed if the server refuses the token or the client, ValueError
+    for a wrong URL.
     """
-    io = ClientIO(_address(url), token, CODECS[codec])
+    if (token is None) == (private_key is None):
+        raise ValueError("a client needs either a token or, under Noise, a private key")
+    way = Way(parse_address(url), CODECS[codec], private_key, tls)
+    io = ClientIO(way.name, way.open, token, CODECS[codec])
     try:
         await io.open()
         yield Client(io)
     finally:
         await io.close()
-
-
-def _address(url: str) -> str:
-    parts = urlsplit(url)
-    scheme = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}.get(parts.scheme)
-    if scheme is None or not parts.hostname:
-        raise ValueError(f"{url!r} is not an address such as ws://127.0.0.1:8000/ws")
-    path = parts.path if parts.path.strip("/") else "/ws"
-    return urlunsplit((scheme, parts.netloc, path, parts.query, ""))
 
 
 class Client:

@@ -1,4 +1,4 @@
-"""The client's shell: it carries out what the state machine asks, on asyncio and the websockets library."""
+"""The client's shell: it carries out what the state machine asks, on asyncio and an open line."""
 
 from __future__ import annotations
 
@@ -9,10 +9,6 @@ import random
 from collections.abc import Awaitable, Callable
 
 import msgspec
-from websockets.asyncio.client import ClientConnection
-from websockets.asyncio.client import connect as open_socket
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, NegotiationError
-from websockets.typing import Subprotocol
 
 from gateway.client_effects import (
     Answer,
@@ -28,6 +24,7 @@ from gateway.client_effects import (
     Send,
 )
 from gateway.client_inbox import Inbox
+from gateway.client_lines import ABNORMAL, Line, LineClosed
 from gateway.client_state import ClientState
 from protocol.codec import ClientFrame, Codec
 from protocol.commands import Command
@@ -35,19 +32,13 @@ from protocol.errors import ChatError, CloseCode
 from protocol.events import Event
 
 Token = str | Callable[[], str | Awaitable[str]]
-"""An access token, or a function (plain or async) that returns a fresh one."""
-
-MAX_FRAME = 16 * 1024 * 1024
-"""Bytes of the largest frame taken from the server: a full page of history is about 2 MiB."""
+"""An access token or API key, or a function (plain or async) that returns a fresh one."""
 
 FRAME_OVERHEAD = 256
 """Bytes that the envelope of a command takes at most, beside its data."""
 
-CLOSE_TIMEOUT = 2.0
-"""Seconds that the closing handshake may take."""
-
-ABNORMAL = 1006
-"""The close code of a connection that broke, or never was (RFC 6455, 7.4.1)."""
+SENT_AT_ONCE = 64
+"""Commands that go out in one write at most."""
 
 logger = logging.getLogger("parley.client")
 
@@ -55,14 +46,15 @@ logger = logging.getLogger("parley.client")
 class ClientIO:
     """Runs one ClientState: one task reads, one writes, one timer ticks."""
 
-    def __init__(self, url: str, token: Token, codec: Codec) -> None:
+    def __init__(self, name: str, open_line: Callable[[], Awaitable[Line]], token: Token | None, codec: Codec) -> None:
         self._loop = asyncio.get_running_loop()
         self.state = ClientState(self._loop.time(), random.random)
         self.inbox = Inbox()
-        self._url = url
+        self._name = name
+        self._open_line = open_line
         self._token = token
         self._codec = codec
-        self._socket: ClientConnection | None = None
+        self._line: Line | None = None
         self._outgoing: asyncio.Queue[ClientFrame[Command]] = asyncio.Queue()
         self._answers: dict[str, asyncio.Future[Event | None]] = {}
         self._opened: asyncio.Future[None] = self._loop.create_future()
@@ -143,7 +135,7 @@ class ClientIO:
             case Opened() if not self._opened.done():
                 self._opened.set_result(None)
             case Drop(reason):
-                logger.warning("%s: %s; connecting again", self._url, reason)
+                logger.warning("%s: %s; connecting again", self._name, reason)
                 self._cut()
             case End(error):
                 self._end(error)
@@ -168,8 +160,8 @@ class ClientIO:
         self._cut()
 
     def _cut(self) -> None:
-        if self._socket is not None:
-            self._socket.transport.abort()
+        if self._line is not None:
+            self._line.abort()
 
     # --- time ----------------------------------------------------------------------------------
 
@@ -195,8 +187,9 @@ class ClientIO:
 
     async def _fetch_token(self) -> None:
         try:
-            token = self._token() if callable(self._token) else self._token
-            effects = self.state.authorize(await token if inspect.isawaitable(token) else token)
+            given = self._token() if callable(self._token) else self._token
+            token = await given if inspect.isawaitable(given) else given
+            effects = self.state.authorize(token)
         except (OSError, TimeoutError) as error:
             effects = self.state.unauthorized(f"no token: {error!r}")
         except Exception as error:
@@ -225,53 +218,38 @@ class ClientIO:
     async def _converse(self) -> tuple[int, str]:
         """One connection from its beginning to its end: how it was closed, and why."""
         try:
-            socket = await open_socket(
-                self._url,
-                subprotocols=[Subprotocol(f"parley.v1.{self._codec.name}")],
-                compression=None,
-                ping_interval=None,  # the state has a heartbeat of its own
-                close_timeout=CLOSE_TIMEOUT,
-                max_size=MAX_FRAME,
-            )
-        except (OSError, TimeoutError, InvalidHandshake) as error:
-            return self._no_connection(error)
+            line = await self._open_line()
+        except LineClosed as closed:
+            if closed.code == ABNORMAL:
+                logger.warning("%s: %s; trying again", self._name, closed.reason)
+            return closed.code, closed.reason
         try:
-            return await self._talk(socket)
+            return await self._talk(line)
         finally:
-            await socket.close()
+            await line.close()
 
-    def _no_connection(self, error: Exception) -> tuple[int, str]:
-        if isinstance(error, NegotiationError):
-            return CloseCode.bad_version, str(error)
-        if isinstance(error, InvalidStatus) and _final(error.response.status_code):
-            return CloseCode.forbidden, str(error)
-        logger.warning("%s cannot be reached: %s; trying again", self._url, error)
-        return ABNORMAL, str(error)
-
-    async def _talk(self, socket: ClientConnection) -> tuple[int, str]:
-        if socket.subprotocol is None:
-            return CloseCode.bad_version, "the server does not speak Parley's protocol"
-        self._socket = socket
+    async def _talk(self, line: Line) -> tuple[int, str]:
+        self._line = line
         self._outgoing = asyncio.Queue()
-        writer = asyncio.create_task(self._write(socket, self._outgoing))
+        writer = asyncio.create_task(self._write(line, self._outgoing))
         try:
             self._do(self.state.connected(self._loop.time()))
-            await self._read(socket)
-        except ConnectionClosed:
-            pass  # its code tells the rest
+            return await self._read(line)
+        except LineClosed as closed:
+            return closed.code, closed.reason
         except msgspec.MsgspecError as error:
             return CloseCode.bad_frame, f"the server sent what this client cannot read: {error}"
         finally:
-            self._socket = None
+            self._line = None
             writer.cancel()
-        return socket.close_code or ABNORMAL, socket.close_reason or ""
 
-    async def _read(self, socket: ClientConnection) -> None:
+    async def _read(self, line: Line) -> tuple[int, str]:
         while self.state.phase != "ended":
-            payload = await socket.recv(decode=False)
+            payload = await line.receive()
             self._do(self.state.receive(self._codec.decode_server(payload), self._loop.time()))
             if self.inbox.crowded:
                 await self._wait_for_room()
+        return ABNORMAL, ""
 
     async def _wait_for_room(self) -> None:
         """Leaves the rest to the server's slow-reader limits, unless an answer is awaited: it may be behind events."""
@@ -281,15 +259,12 @@ class ClientIO:
             await self._may_read.wait()
         self.state.unpause(self._loop.time())
 
-    async def _write(self, socket: ClientConnection, outgoing: asyncio.Queue[ClientFrame[Command]]) -> None:
+    async def _write(self, line: Line, outgoing: asyncio.Queue[ClientFrame[Command]]) -> None:
         try:
             while True:
-                frame = await outgoing.get()
-                await socket.send(self._codec.encode(frame), text=not self._codec.binary)
-        except ConnectionClosed:
+                frames = [await outgoing.get()]
+                while len(frames) < SENT_AT_ONCE and not outgoing.empty():
+                    frames.append(outgoing.get_nowait())
+                await line.send([self._codec.encode(frame) for frame in frames])
+        except LineClosed:
             pass  # the reading side notices, too
-
-
-def _final(status: int) -> bool:
-    """Whether an HTTP answer to the upgrade would be the same next time: 4xx, but for timeouts and rate limits."""
-    return 400 <= status < 500 and status not in (408, 425, 429)

@@ -81,6 +81,7 @@ class ClientState:
         self._heartbeat = HEARTBEAT
         self._heard_at: float | None = None
         self._wants_token = False
+        self._closing: events.Closing | None = None
         self._effects: list[Effect] = []
 
     @property
@@ -101,9 +102,15 @@ class ClientState:
         return self._take()
 
     def disconnected(self, code: int, reason: str, now: float) -> list[Effect]:
-        """The connection ended with this close code, or could not be made (1006)."""
+        """The connection ended with this close code, or could not be made (1006).
+
+        A transport without close codes ends with 1006; its `closing` frame has said why.
+        """
         if self.phase == "ended":
             return self._take()
+        if self._closing is not None:
+            code, reason = self._closing.code, self._closing.reason
+            self._closing = None
         what_now = advice(code)
         if not what_now.reconnect:
             return self.end(code, reason)
@@ -121,8 +128,11 @@ class ClientState:
             self._effects.append(End(ClientClosed(code, reason)))
         return self._take()
 
-    def authorize(self, token: str) -> list[Effect]:
-        """The token that `FetchToken` asked for: it opens or resumes a session, or prolongs a live one."""
+    def authorize(self, token: str | None) -> list[Effect]:
+        """The token that `FetchToken` asked for: it opens or resumes a session, or prolongs a live one.
+
+        None for a bot, whose key the handshake has shown.
+        """
         if not self._wants_token:
             return self._take()  # it was for a connection that is gone
         self._wants_token = False
@@ -245,6 +255,16 @@ class ClientState:
                 self._want_token()
             case events.Lagging():
                 self._on_lagging(told)
+            case _:
+                self._on_transport(told, now)
+
+    def _on_transport(self, told: events.Event, now: float) -> None:
+        """Frames that stand for what a WebSocket has of its own."""
+        match told:
+            case events.Heartbeat():
+                self._report(now)
+            case events.Closing():
+                self._closing = told
 
     def _on_event(self, frame: ServerFrame) -> None:
         data = _typed(frame)

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 from websockets.asyncio.server import ServerConnection
 
-from gateway.client import ChatError, Client, ClientClosed, _address, connect
+from gateway.client import ChatError, Client, ClientClosed, connect
 from gateway.client_inbox import PAUSE_AT
 from protocol import commands, events
 from protocol.codec import CODECS, JSON
@@ -83,27 +83,6 @@ async def test_a_command_larger_than_a_frame_stays_here(served: Served) -> None:
         with pytest.raises(ChatError, match="VALIDATION_LENGTH_EXCEEDED"):
             await client.send_message(ROOM, "x" * 70_000)
         await client.send_message(ROOM, "short")
-
-
-@pytest.mark.parametrize(
-    ("url", "address"),
-    [
-        ("ws://h:1/ws", "ws://h:1/ws"),
-        ("ws://h:1", "ws://h:1/ws"),
-        ("http://h:1/", "ws://h:1/ws"),
-        ("https://h/chat/ws", "wss://h/chat/ws"),
-    ],
-)
-def test_addresses(url: str, address: str) -> None:
-    """http stands for ws, and a missing path for /ws."""
-    assert _address(url) == address
-
-
-@pytest.mark.parametrize("url", ["h:1", "ftp://h", "ws://"])
-def test_what_is_no_address_is_refused(url: str) -> None:
-    """A mistake in the address is told at once, not retried."""
-    with pytest.raises(ValueError, match="not an address"):
-        _address(url)
 
 
 async def test_leaving_the_block_ends_everything(served: Served) -> None:

@@ -1,0 +1,121 @@
+"""Where a client connects, and how: the transport is chosen by the URL.
+
+    ws://host:8000/ws           WebSocket; `http` stands for `ws`, and a missing path for /ws
+    wss://host/ws               the same under TLS; `https` stands for `wss`
+    parley://host:8001          TCP, sealed by Noise
+    parleys://host:8001         TCP under TLS
+    parley+clear://host:8001    TCP without either, on loopback only
+
+`?key=…` names the server's public Noise key (base64url). A WebSocket or `parleys`
+with a key speaks Noise inside. `key=discover`, or no key with `parley`, reads it from the
+server's /.well-known/parley: by HTTPS, or on loopback by HTTP. That is at the same
+host (and port, for a WebSocket), or where `?discover=https://…` says.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
+
+from crypto.noise import KEY_BYTES
+from protocol.discovery import WELL_KNOWN
+
+TCP_PORT = 8001
+HTTP_PORT = 8000
+
+_SCHEMES: dict[str, tuple[Literal["ws", "tcp"], bool]] = {
+    "ws": ("ws", False),
+    "http": ("ws", False),
+    "wss": ("ws", True),
+    "https": ("ws", True),
+    "parley": ("tcp", False),
+    "parley+clear": ("tcp", False),
+    "parleys": ("tcp", True),
+}
+_DISCOVER = "discover"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A parsed URL. `url` is what a WebSocket is opened with; `key` is None until it is discovered."""
+
+    transport: Literal["ws", "tcp"]
+    tls: bool
+    noise: bool
+    host: str
+    port: int
+    url: str
+    key: bytes | None = None
+    discover: str = ""
+
+
+def parse_address(url: str) -> Address:
+    """Reads a URL. Raises ValueError, saying what is wrong with it."""
+    parts = urlsplit(url)
+    known = _SCHEMES.get(parts.scheme)
+    if known is None or not parts.hostname:
+        raise ValueError(f"{url!r} is not an address such as ws://127.0.0.1:8000/ws or parley://127.0.0.1:8001")
+    transport, tls = known
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    key, discover = query.pop("key", ""), query.pop("discover", "")
+    noise = bool(key) or parts.scheme == "parley"
+    if parts.scheme == "parley+clear" and (noise or not is_loopback(parts.hostname)):
+        raise ValueError(f"{url!r}: without Noise and TLS only loopback is allowed; use parley:// or parleys://")
+    pinned = _key(key) if key and key != _DISCOVER else None
+    found_at = _discovery(parts, transport, tls, discover) if noise and pinned is None else ""
+    return Address(
+        transport=transport,
+        tls=tls,
+        noise=noise,
+        host=parts.hostname,
+        port=parts.port or TCP_PORT,
+        url=_websocket_url(parts, tls, query),
+        key=pinned,
+        discover=found_at,
+    )
+
+
+def _key(text: str) -> bytes:
+    """Raises ValueError if it is no key."""
+    try:
+        key = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except binascii.Error:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"{text!r} is not a key: {KEY_BYTES} bytes in base64url")
+    return key
+
+
+def _websocket_url(parts: SplitResult, tls: bool, query: dict[str, str]) -> str:
+    path = parts.path if parts.path.strip("/") else "/ws"
+    return urlunsplit(("wss" if tls else "ws", parts.netloc, path, urlencode(query), ""))
+
+
+def _discovery(parts: SplitResult, transport: str, tls: bool, given: str) -> str:
+    """The URL of what the server says of itself. It has to come from the server, or the key in it proves nothing."""
+    base = given or _default_base(parts, transport, tls)
+    at = urlsplit(base)
+    if at.scheme != "https" and not (at.scheme == "http" and at.hostname and is_loopback(at.hostname)):
+        raise ValueError(f"{base!r}: a key is only believed from https:// or loopback; pin it with ?key=… instead")
+    return base.rstrip("/") + WELL_KNOWN
+
+
+def _default_base(parts: SplitResult, transport: str, tls: bool) -> str:
+    host = parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host
+    if transport == "ws":
+        port = f":{parts.port}" if parts.port else ""
+        return f"{'https' if tls else 'http'}://{host}{port}"
+    return f"http://{host}:{HTTP_PORT}" if is_loopback(parts.hostname or "") else f"https://{host}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody else can listen on the way."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
