@@ -173,8 +173,9 @@ class Config:
         safe = self.tls or _is_loopback(self.tcp_address[0])
         if self.tcp_clear == "yes" and not safe:
             raise ConfigError(
-                f"PARLEY_TCP_CLEAR is yes, and PARLEY_TCP is {self.tcp}: without Noise anyone on the way could read and"
-                " change what is said. Listen on 127.0.0.1, set PARLEY_TLS_CERT and PARLEY_TLS_KEY, or leave PARLEY_TCP_CLEAR unset and let clients use Noise."
+                f"PARLEY_TCP_CLEAR is yes, and PARLEY_TCP is {self.tcp}: without Noise or TLS anyone on the way could"
+                " read and change what is said. Listen on 127.0.0.1, set PARLEY_TLS_CERT and PARLEY_TLS_KEY, or leave"
+                " PARLEY_TCP_CLEAR unset and let clients use Noise."
             )
         return safe
 
