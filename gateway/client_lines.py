@@ -194,8 +194,7 @@ def _closing(socket: ClientConnection) -> Iterator[None]:
 
 
 async def _open_tcp(address: Address, codec: Codec, private_key: PrivateKey | None, tls: ssl.SSLContext | None) -> Line:
-    context = (tls or ssl.create_default_context()) if address.tls else None
-    reader, writer = await asyncio.open_connection(address.host, address.port, ssl=context, limit=_PIECE)
+    reader, writer = await asyncio.open_connection(address.host, address.port, ssl=tls, limit=_PIECE)
     try:
         return await _greet(address, codec, private_key, reader, writer)
     except BaseException:
@@ -264,7 +263,9 @@ class TcpLine:
                 await self.send([self._codec.encode(ClientFrame("goodbye", Goodbye()))])
                 while await self._stream.read(_PIECE):  # until the server has closed its end
                     pass
-        self._writer.close()
+        self._writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
 
     def _seal(self, data: bytes) -> bytes:
         return data

@@ -31,7 +31,7 @@ class Way:
         self._address = address
         self._codec = codec
         self._private_key = None if private_key is None else PrivateKey(private_key)
-        self._tls = tls
+        self._tls = tls or ssl.create_default_context()
         self._discovered: bytes | None = None
 
     @property
@@ -45,15 +45,17 @@ class Way:
         """A line, its handshakes done. Raises LineClosed."""
         address = self._address
         if not address.noise or address.key is not None:
-            return await open_line(address, self._codec, self._private_key, self._tls)
+            return await self._open_at(address)
         if self._discovered is None:
             self._discovered = await self._discover()
         try:
-            found = replace(address, key=self._discovered)
-            return await open_line(found, self._codec, self._private_key, self._tls)
+            return await self._open_at(replace(address, key=self._discovered))
         except LineClosed:
             self._discovered = None
             raise
+
+    async def _open_at(self, address: Address) -> Line:
+        return await open_line(address, self._codec, self._private_key, self._tls if address.tls else None)
 
     async def _discover(self) -> bytes:
         try:
@@ -63,13 +65,12 @@ class Way:
             raise LineClosed(ABNORMAL, f"no key at {self._address.discover}: {error}") from error
 
 
-def _read(url: str, tls: ssl.SSLContext | None) -> ServerInfo:
+def _read(url: str, tls: ssl.SSLContext) -> ServerInfo:
     """One request, without proxies and redirects: the answer is believed because of who gave it."""
     at = urlsplit(url)
     connection: HTTPConnection
     if at.scheme == "https":
-        context = tls or ssl.create_default_context()
-        connection = HTTPSConnection(at.netloc, timeout=OPEN_TIMEOUT, context=context)
+        connection = HTTPSConnection(at.netloc, timeout=OPEN_TIMEOUT, context=tls)
     else:
         connection = HTTPConnection(at.netloc, timeout=OPEN_TIMEOUT)
     with contextlib.closing(connection):

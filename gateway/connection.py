@@ -369,6 +369,8 @@ class Connection:
         """Who the token, or else the key of the handshake, belongs to. Raises ChatError."""
         if token is not None:
             return await self._door.chat.authenticate(token)
+        if self._peer_key is not None:
+            return await self._door.chat.authenticate_key(self._peer_key)
         raise ChatError("AUTH_REQUIRED")
 
     async def _open(self, actor: Actor, id: str | None) -> None:

@@ -33,6 +33,7 @@ NEEDED: dict[type[Command], Scope | Literal["any", "person"]] = {
     commands.Authenticate: "any",
     commands.Resume: "any",
     commands.Ping: "any",
+    commands.Goodbye: "any",
     commands.GetAccount: "any",
     commands.UpdateAccount: "any",
     commands.Sync: "read",

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from typing import Literal
+from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 
-from gateway.client import connect
+from crypto.noise import PrivateKey
+from gateway.client import ClientClosed, connect
+from gateway.client_address import parse_address
+from gateway.client_lines import open_line
+from protocol.codec import JSON
 from tests.e2e.server import Person, Server
 
 Codec = Literal["json", "msgpack"]
@@ -44,3 +51,42 @@ async def test_client(server: Server, crowd: list[Person], way: int, codec: Code
         assert heard == texts
         page = await one.fetch_messages(room, limit=100)  # above 65,535 bytes: several Noise messages
         assert [m.content for m in page.messages] == texts[::-1]
+
+
+@pytest.mark.parametrize("way", [1, 3], ids=["ws-noise", "tcp-noise"])
+async def test_a_bot_is_known_by_its_key(server: Server, crowd: list[Person], way: int) -> None:
+    """A bot that shows its key in the handshake needs no token; it resumes, and is out when its owner revokes it."""
+    key = PrivateKey.new()
+    body = {"username": f"bot-{uuid4().hex[:8]}", "scopes": ["read", "write"], "public_key": base64.b64encode(key.public).decode()}
+    made = await server.data("POST", "/bots", crowd[0].token, body)
+    bot_id = made["bot"]["id"]
+    room = await server.chatroom(crowd[0])
+    url = addresses(server)[way]
+    async with connect(url, private_key=key.secret) as bot:
+        await server.data("POST", f"/chatrooms/{room}/members", crowd[0].token, {"user_ids": [bot_id]})
+        async with asyncio.timeout(10):
+            while room not in bot.chatrooms:
+                await anext(bot)
+        assert (await bot.send_message(room, "by key alone")).message.user_id == UUID(bot_id)
+        await server.call("DELETE", f"/bots/{bot_id}", crowd[0].token)
+        with pytest.raises(ClientClosed):
+            async with asyncio.timeout(2):
+                while True:
+                    await anext(bot)
+    with pytest.raises(ClientClosed, match="AUTH_TOKEN_INVALID"):
+        async with asyncio.timeout(10), connect(url, private_key=key.secret):
+            pass
+
+
+async def test_a_stranger_key_is_no_bot(server: Server) -> None:
+    """A key that no bot has is refused like a wrong token; under NK there is no key at all."""
+    with pytest.raises(ClientClosed, match="AUTH_TOKEN_INVALID"):
+        async with asyncio.timeout(10), connect(server.sealed, private_key=PrivateKey.new().secret):
+            pass
+    async with asyncio.timeout(10):
+        line = await open_line(parse_address(server.tcp), JSON)
+        await line.send([b'{"event": "authenticate"}'])
+        frames = [msgspec.json.decode(await line.receive()) for _ in range(3)]
+        await line.close()
+    assert [frame["event"] for frame in frames] == ["hello", "error", "closing"]
+    assert frames[1]["data"]["code"] == "AUTH_REQUIRED"
