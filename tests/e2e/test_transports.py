@@ -57,7 +57,11 @@ async def test_client(server: Server, crowd: list[Person], way: int, codec: Code
 async def test_a_bot_is_known_by_its_key(server: Server, crowd: list[Person], way: int) -> None:
     """A bot that shows its key in the handshake needs no token; it resumes, and is out when its owner revokes it."""
     key = PrivateKey.new()
-    body = {"username": f"bot-{uuid4().hex[:8]}", "scopes": ["read", "write"], "public_key": base64.b64encode(key.public).decode()}
+    body = {
+        "username": f"bot-{uuid4().hex[:8]}",
+        "scopes": ["read", "write"],
+        "public_key": base64.b64encode(key.public).decode(),
+    }
     made = await server.data("POST", "/bots", crowd[0].token, body)
     bot_id = made["bot"]["id"]
     room = await server.chatroom(crowd[0])
