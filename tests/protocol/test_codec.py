@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.codec import CODECS, FRAMES, JSON, MAX_ID, MSGPACK, BadFrame, Codec, Request
+from protocol.codec import CODECS, FRAMES, JSON, MAX_ID, MSGPACK, BadFrame, ClientFrame, Codec, Request
 from protocol.commands import (
     SOCKET_COMMANDS,
     Authenticate,
@@ -30,6 +30,7 @@ from protocol.commands import (
 from protocol.errors import ERRORS, ChatError
 from protocol.events import Done, Lagging, MessageReceived, Synced, TypingIndicator
 from protocol.models import EncryptedContent, Message, SyncedRoom
+from tests.protocol import strategies
 
 ID = "0190a0a0-0000-7000-8000-000000000001"
 ROOM = UUID(ID)
@@ -362,6 +363,18 @@ def test_arbitrary_bytes(codec: Codec, payload: bytes) -> None:
 def test_arbitrary_values(codec: Codec, value: Any) -> None:
     """Well-formed frames with wrong fields make commands or BadFrames."""
     decoded_or_refused(codec, encoded(codec, value))
+
+
+ANY_COMMAND = st.one_of([st.tuples(st.just(event), strategies.struct(kind)) for event, kind in SOCKET_COMMANDS.items()])
+
+
+@BOTH
+@settings(max_examples=300, deadline=None)
+@given(named=ANY_COMMAND, frame_id=st.none() | st.text(strategies.TEXT, max_size=MAX_ID))
+def test_any_command_comes_out_as_it_went_in(codec: Codec, named: tuple[str, Command], frame_id: str | None) -> None:
+    """Whatever a command's fields allow, what a client writes the server reads, in both encodings."""
+    event, command = named
+    assert codec.decode(codec.encode(ClientFrame(event, command, frame_id))) == Request(event, frame_id, command)
 
 
 @settings(max_examples=150, deadline=None)
