@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from crypto.bot_keys import new_api_key
 from tests.e2e.bots import make_bot
 from tests.e2e.conftest import StartServer
 from tests.e2e.doors import DOORS, ROUTES, ask
@@ -165,15 +166,20 @@ async def test_without_read(common_server: Server) -> None:
         assert (await listener.until("typing_indicator"))["data"]["user_id"] == str(bot.id)
         other = await server.chatroom(ann, bob)
         assert (await client.ask("typing_start", {"chatroom_id": other}))["data"]["code"] == "CHATROOM_NOT_FOUND"
+        answers = client.received
         later = await server.chatroom(bob, bot)
         for target in (room, later):
             await server.data("POST", f"/chatrooms/{target}/messages", bob.token, {"content": "secret"})
         await server.data("POST", f"/chatrooms/{room}/read", bob.token, {"seq": 2})
         heads = {str(room): 1, str(later): 0}
         assert (await client.ask("sync", {"chatrooms": heads}))["data"]["details"] == {"scope": "read"}
-        received = client.received
+        members = (await server.data("GET", f"/chatrooms/{room}", bob.token))["members"]
+        assert {member["username"]: member["is_online"] for member in members} == {
+            bob.username: True,
+            bot.username: False,
+        }
         assert (await client.say(later, "boop"))["event"] == "ack"
-        assert client.received == received + 1
+        assert client.received == answers + 2
 
 
 # --- scopes, by both doors -------------------------------------------------------------------
@@ -401,11 +407,12 @@ async def test_keys_that_are_none(common_server: Server, spoil: str) -> None:
     """A key with something wrong in it is refused, on either door."""
     server = common_server
     ann = await server.person()
-    key, other = (await make_bot(server, ann)).token, (await make_bot(server, ann)).token
+    bot, other = await make_bot(server, ann), await make_bot(server, ann)
+    key = bot.token
     wrong = {
-        "secret": key[:31] + other[31:],
+        "secret": new_api_key(bot.id).text,
         "checksum": key[:-2] + ("aa" if key[-2:-1] != "a" else "bb"),
-        "bot": other[:31] + key[31:],
+        "bot": other.token[:31] + key[31:],
         "short": "ply_x",
     }[spoil]
     await refused(server, wrong)

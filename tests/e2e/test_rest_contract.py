@@ -18,6 +18,7 @@ from schemathesis.core.result import Ok
 
 from protocol.errors import ERRORS
 from rest.routes import ROUTES, Route
+from tests.e2e.bots import make_bot
 from tests.e2e.conftest import StartServer
 from tests.e2e.server import Person, Server
 
@@ -39,20 +40,21 @@ def description(common_server: Server) -> schemathesis.BaseSchema:
 
 
 @pytest.fixture
-async def scenery(common_server: Server) -> tuple[Person, UUID]:
-    """Somebody, and a room of theirs with a message in it."""
+async def scenery(common_server: Server) -> tuple[Person, dict[str, UUID]]:
+    """Somebody, a room of theirs with a message in it, and a bot, by the names that they have in paths."""
     person, other = await common_server.people(2)
     room = await common_server.chatroom(person, other)
     await common_server.data("POST", f"/chatrooms/{room}/messages", person.token, {"content": "x"})
-    return person, room
+    bot = await make_bot(common_server, person)
+    return person, {"chatroom_id": room, "bot_id": bot.id}
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
 def test_answers_are_as_described(
-    common_server: Server, description: schemathesis.BaseSchema, scenery: tuple[Person, UUID], route: Route
+    common_server: Server, description: schemathesis.BaseSchema, scenery: tuple[Person, dict[str, UUID]], route: Route
 ) -> None:
     """Whatever is asked, right or wrong, the status, the headers and the body are in the description."""
-    person, room = scenery
+    person, things = scenery
     operation = find(description, route)
     headers = {"Authorization": f"Bearer {person.token}"}
     load_all_checks()
@@ -67,8 +69,8 @@ def test_answers_are_as_described(
     )
     @given(case=cases(operation), real=st.booleans())
     def run(case: Any, real: bool) -> None:
-        if real and "chatroom_id" in (case.path_parameters or {}):
-            case.path_parameters["chatroom_id"] = str(room)
+        for name in (case.path_parameters or {}).keys() & things.keys() if real else ():
+            case.path_parameters[name] = str(things[name])
         response = case.call(base_url=common_server.http + "/api/v1", headers=headers)
         case.validate_response(response, checks=checks)
 
@@ -139,7 +141,7 @@ async def test_every_answer_has_the_envelope(common_server: Server, crowd: list[
 
 
 async def test_the_limit_of_requests(start_server: StartServer) -> None:
-    """Each user has so many a minute, and is told what is left; above it comes 429 with the time to wait."""
+    """Each user, bots included, has so many a minute and is told what is left; above it comes 429 with the time."""
     server = await start_server(PARLEY_LIMIT_REQUESTS="60")
     ann, bob = await server.people(2)
     started = time.monotonic()
@@ -157,7 +159,9 @@ async def test_the_limit_of_requests(start_server: StartServer) -> None:
     assert headers["X-RateLimit-Remaining"] == "0"
     assert headers["Retry-After"] == "1"
     assert 0 < answer["error"]["retry_after"] <= 1
-    assert (await raw(server, "GET", "/users/me", bob.token))[0] == 200
+    bot = await make_bot(server, bob)
+    assert (await raw(server, "GET", "/users/me", bob.token))[1]["X-RateLimit-Remaining"] in ("58", "59")
+    assert (await raw(server, "GET", "/users/me", bot.token))[1]["X-RateLimit-Remaining"] == "59"
     await asyncio.sleep(answer["error"]["retry_after"])
     assert (await raw(server, "GET", "/users/me", ann.token))[0] == 200
 

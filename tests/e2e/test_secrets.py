@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ from uuid import UUID
 import aiohttp
 import asyncpg
 
+from tests.e2e.bots import make_bot
 from tests.e2e.conftest import StartServer
 from tests.e2e.server import PASSWORD, Person, Server
 from tests.e2e.socket_client import SocketClient, socket_client
@@ -25,6 +27,7 @@ TEXTS = {
     "refused": "planted text: to a chatroom that is not there",
     "failed": "planted text: while the table was gone",
     "broken": "planted text: in a frame that is no JSON",
+    "bot": "planted text: said by a machine",
     "reply": "planted text: an answer to the fox",
 }
 PASSWORDS = {"right": PASSWORD, "wrong": "planted-password-that-is-wrong", "failed": "planted-password-nobody-got"}
@@ -81,6 +84,25 @@ class Traffic:
         for token in (FORGED, fresh["access_token"] + "x"):
             assert (await self._server.call("GET", "/users/me", token))[0] == 401
         assert (await self._server.call("POST", "/auth/refresh", body={"refresh_token": FORGED}))[0] == 401
+
+    async def have_a_bot(self, room: UUID) -> None:
+        """Makes a bot, lets it speak over both doors, rotates its key, tries the old one, and revokes it."""
+        bot = await make_bot(self._server, self.ann)
+        await self._server.data("POST", f"/chatrooms/{room}/members", self.ann.token, {"user_ids": [str(bot.id)]})
+        path = f"/bots/{bot.id}"
+        self.tokens["bot"] = bot.token
+        async with socket_client(f"{self._server.ws}?token={bot.token}") as client:
+            await client.until("ready")
+            assert (await client.say(room, TEXTS["bot"]))["event"] == "ack"
+            rotated = await self._server.data("POST", f"{path}/rotate", self.ann.token)
+            assert (await client.closed())[0] == 4001
+        self.tokens["bot rotated"] = rotated["api_key"]
+        self.tokens |= {f"{name} secret": self.tokens[name][31:] for name in ("bot", "bot rotated")}
+        assert (await self._server.call("GET", "/users/me", bot.token))[0] == 401
+        assert (await self._server.call("GET", "/users/me", rotated["api_key"]))[0] == 200
+        shown = json.dumps([await self._server.data("GET", at, self.ann.token) for at in (path, "/bots")])
+        assert found(self.tokens, shown.encode()) == []
+        await self._server.data("DELETE", path, self.ann.token)
 
     async def _login(self, password: str) -> tuple[int, Any]:
         body = {"username": self.ann.username, "password": password}
@@ -163,6 +185,7 @@ async def test_nothing_shows(start_server: StartServer) -> None:
     traffic = Traffic(server, ann, bob)
     await traffic.sign_in()
     await traffic.talk(room)
+    await traffic.have_a_bot(room)
     await traffic.fail(room)
     stolen = await dump(server.database_url)
     await server.stop()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from gateway.config import Config
@@ -83,6 +85,14 @@ def test_a_token_that_runs_out() -> None:
     assert deadlines.next(CONFIG, 0.0, -5.0) == 20.0
     assert all_due(deadlines, 0.0, -24.9) == []
     assert all_due(deadlines, 0.0, -25.0) == [CloseCode.token_expired]
+
+
+def test_a_key_for_ever() -> None:
+    """A bot's key does not run out: there is no warning, and the next thing to do is to ask for a sign of life."""
+    deadlines = Deadlines(0.0)
+    assert all_due(deadlines, 0.0, math.inf) == []
+    assert deadlines.next(CONFIG, 0.0, math.inf) == 25.0
+    assert all_due(deadlines, 25.0, math.inf) == ["ping"]
 
 
 def test_a_token_that_was_renewed() -> None:
