@@ -1,4 +1,4 @@
-"""What bots prove themselves with: API keys of ours, and X25519 public keys of theirs."""
+"""API keys of bots: made, read, and compared with what the database keeps of them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,10 @@ import zlib
 from typing import NamedTuple
 from uuid import UUID
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-
 PREFIX = "ply_"
 """What API keys begin with. No access token does: a JWT begins with `eyJ`."""
 SECRET_BYTES = 32
 """256 random bits: as many as there are in a SHA-256 hash, and beyond all guessing."""
-PUBLIC_KEY_BYTES = 32
-"""The length of an X25519 public key (RFC 7748, section 6.1)."""
 
 _KEY = re.compile(rf"{PREFIX}([a-z2-7]{{26}})_([a-z2-7]{{58}})")
 
@@ -68,30 +64,6 @@ def digest(key: str) -> bytes:
 def matches(key: str, kept: bytes | None) -> bool:
     """Whether a key is the one whose digest was kept, in constant time."""
     return kept is not None and hmac.compare_digest(digest(key), kept)
-
-
-def read_public_key(text: str) -> bytes:
-    """The bytes of an X25519 public key in base64. Raises ValueError, also for a point that gives no secret.
-
-    With a point of low order every shared secret is zero (RFC 7748, section 6.1), so anyone could prove to have its
-    private key.
-    """
-    try:
-        key = base64.b64decode(text, validate=True)
-    except ValueError:
-        raise ValueError("it is not base64") from None
-    if len(key) != PUBLIC_KEY_BYTES:
-        raise ValueError(f"it has {len(key)} bytes instead of {PUBLIC_KEY_BYTES}")
-    try:
-        X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(key))
-    except ValueError:
-        raise ValueError("it is a point of low order") from None
-    return key
-
-
-def write_public_key(key: bytes) -> str:
-    """A public key as clients see it: base64."""
-    return base64.b64encode(key).decode()
 
 
 def _checksum(bot_id: UUID, secret: bytes) -> bytes:

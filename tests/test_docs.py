@@ -13,6 +13,7 @@ from uuid import UUID
 import pytest
 
 from crypto.keyfile import FILES
+from gateway.actions.bots import NEEDED
 from gateway.chat import ACTIONS
 from gateway.client_commands import RESULTS
 from gateway.config import settings_table
@@ -164,6 +165,17 @@ def test_routes() -> None:
     assert listed == [
         (r.method, r.path, r.command.__name__, r.result.__name__ if r.result else "none", str(r.status)) for r in ROUTES
     ]
+
+
+def test_scopes() -> None:
+    """The table of scopes says of every command what a bot needs for it."""
+    rows = _rows(PROTOCOL, "scope", "commands")
+    listed = {scope.removeprefix("none: a "): set(words.split(", ")) for scope, words in rows}
+    names = {kind: event for event, kind in commands.SOCKET_COMMANDS.items()}
+    needed: dict[str, set[str]] = {}
+    for kind, scope in NEEDED.items():
+        needed.setdefault(scope, set()).add(names.get(kind, kind.__name__))
+    assert listed == needed
 
 
 def test_reset_reasons() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal, TypeVar
@@ -12,6 +13,7 @@ from uuid_utils.compat import uuid7
 
 from crypto import bot_keys
 from crypto.bot_keys import ApiKeyInvalid
+from crypto.end_to_end import KeyInvalid, decode_public_key
 from gateway.actions import rotation
 from gateway.actor import Actor
 from gateway.services import Services
@@ -98,8 +100,8 @@ def check_limit(count: int, limit: int) -> None:
 def check_public_key(text: str | None) -> bytes | None:
     """The bytes of a public key that is good for something."""
     try:
-        return None if text is None else bot_keys.read_public_key(text)
-    except ValueError as error:
+        return None if text is None else decode_public_key(text)
+    except KeyInvalid as error:
         message = f"This is no X25519 public key: {error}."
         raise ChatError("VALIDATION_INVALID_VALUE", message, details={"field": "public_key"}) from None
 
@@ -276,6 +278,6 @@ def _shown(bot: StoredBot) -> Bot:
         username=bot.username,
         display_name=bot.display_name,
         scopes=bot.scopes,
-        public_key=None if bot.public_key is None else bot_keys.write_public_key(bot.public_key),
+        public_key=None if bot.public_key is None else b64encode(bot.public_key).decode(),
         created_at=bot.created_at,
     )

@@ -1,4 +1,4 @@
-"""API keys and public keys of bots: what is taken, and everything that is not."""
+"""API keys of bots: what is taken, and everything that is not."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from crypto.bot_keys import ApiKeyInvalid
 
 BOT = uuid4()
 KEY = bot_keys.new_api_key(BOT)
-ALICE = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="
-"""Alice's public key in RFC 7748, section 6.1, in base64."""
 
 
 class TestApiKeys:
@@ -64,32 +62,3 @@ class TestApiKeys:
     def test_no_access_token_looks_like_a_key(self) -> None:
         """The beginning of a JWT is that of a JSON object in base64."""
         assert not bot_keys.is_api_key(base64.urlsafe_b64encode(b'{"alg"').decode())
-
-
-class TestPublicKeys:
-    def test_round_trip(self) -> None:
-        """A key of RFC 7748 is taken and shown as it came."""
-        key = bot_keys.read_public_key(ALICE)
-        assert key.hex() == "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a"
-        assert bot_keys.write_public_key(key) == ALICE
-
-    @pytest.mark.parametrize("text", ["", "!", ALICE[:-1], ALICE[:40], base64.b64encode(bytes(33)).decode(), "é" * 44])
-    def test_no_key(self, text: str) -> None:
-        """Anything else than 32 bytes in base64 is refused."""
-        with pytest.raises(ValueError, match=r"base64|bytes"):
-            bot_keys.read_public_key(text)
-
-    @pytest.mark.parametrize(
-        "point",
-        [
-            "00" * 32,
-            "01" + "00" * 31,
-            "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
-            "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
-            "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-        ],
-    )
-    def test_points_of_low_order(self, point: str) -> None:
-        """A point with which every secret is zero proves nothing, and is refused (those of RFC 7748's curve)."""
-        with pytest.raises(ValueError, match="low order"):
-            bot_keys.read_public_key(base64.b64encode(bytes.fromhex(point)).decode())
