@@ -1,4 +1,4 @@
-"""`python -m bench fanout|durable|idle`: what Parley costs, measured from outside."""
+"""`python -m bench fanout|durable|idle|tcp`: what Parley costs, measured from outside."""
 
 from __future__ import annotations
 
@@ -52,6 +52,15 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
 def fanout(url: str | None, codec: str, duration: float, out: Path | None, **given: Any) -> None:
     """One chatroom that everyone hears."""
     _run(scenarios.fanout, Options(url=url, codec=codec, duration=duration, rooms=1, **given), out)
+
+
+@main.command()
+@_common
+@click.option("--connections", type=POSITIVE, default=500, show_default=True, help="Bots, each with one session.")
+@click.option("--in-flight", type=POSITIVE, multiple=True, default=(1, 50), show_default=True, help="May be repeated.")
+def tcp(url: str | None, codec: str, duration: float, out: Path | None, **given: Any) -> None:
+    """Bots in one chatroom over TCP, without Noise and with it."""
+    _run(scenarios.tcp, Options(url=url, codec=codec, duration=duration, rooms=1, users=1, **given), out)
 
 
 @main.command()

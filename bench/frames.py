@@ -1,4 +1,4 @@
-"""WebSocket frames without a socket: prebuilt ones to send, and the little that is read of those that come.
+"""Frames without a socket: prebuilt ones to send, and the little that is read of those that come.
 
 The generator must cost less than the server. Of most frames only the length, the
 chatroom and the seq are read, and these stand at a frame's end, where they are
@@ -13,6 +13,7 @@ from uuid import UUID
 
 from protocol.codec import ClientFrame, Codec
 from protocol.commands import SendMessage
+from protocol.framing import HEADER_BYTES, frame
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 """Opcodes (RFC 6455, 5.2)."""
@@ -73,6 +74,12 @@ LAYOUTS = {
 }
 
 
+Pack = Callable[[int, bytes], bytes]
+"""Makes a frame of an opcode and a payload."""
+Split = Callable[[bytes], Iterator[tuple[int, int, int]]]
+"""Finds (opcode, start, end) of the payload of each whole frame."""
+
+
 def masked(opcode: int, payload: bytes) -> bytes:
     """A client's frame. Payloads have less than 64 KiB here."""
     size = len(payload)
@@ -80,11 +87,11 @@ def masked(opcode: int, payload: bytes) -> bytes:
     return bytes([0x80 | opcode]) + length + _MASK + payload
 
 
-def send_template(codec: Codec, room: UUID, text: str) -> Callable[[int], bytes]:
+def send_template(codec: Codec, room: UUID, text: str, pack: Pack = masked) -> Callable[[int], bytes]:
     """A function from a message's number to its `send_message` frame; the number is the frame's id and `client_id`."""
     command = SendMessage(chatroom_id=room, content=text, client_id=_PLACE)
-    frame = masked(BINARY if codec.binary else TEXT, codec.encode(ClientFrame("send_message", command, _PLACE)))
-    first, second, third = frame.split(_PLACE.encode())
+    sent = pack(BINARY if codec.binary else TEXT, codec.encode(ClientFrame("send_message", command, _PLACE)))
+    first, second, third = sent.split(_PLACE.encode())
 
     def build(number: int) -> bytes:
         digits = b"%0*d" % (ID_WIDTH, number)
@@ -108,7 +115,24 @@ def split(data: bytes) -> Iterator[tuple[int, int, int]]:
         at = start + length
 
 
-def scan(data: bytes, layout: Layout) -> Scan:
+def framed(_opcode: int, payload: bytes) -> bytes:
+    """A frame on TCP: the payload behind its length."""
+    return frame(payload)
+
+
+def split_framed(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """The same as `split` on TCP, where frames have no opcode."""
+    at, size = 0, len(data)
+    while size - at >= HEADER_BYTES:
+        start = at + HEADER_BYTES
+        end = start + int.from_bytes(data[at:start], "big")
+        if end > size:
+            return
+        yield TEXT, start, end
+        at = end
+
+
+def scan(data: bytes, layout: Layout, split: Split = split) -> Scan:
     """Reads lengths, chatrooms and seqs; anything but durable events and acks is handed on as it is."""
     runs: list[Run] = []
     acks: list[int] = []
@@ -137,15 +161,16 @@ class Scanner:
     Equal bytes have equal seqs, and comparing them is cheaper than looking for them.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, split: Split = split) -> None:
         self._layout = layout
+        self._split = split
         self._data = b""
         self._scan = Scan([], [], [], 0)
 
     def scan(self, data: bytes) -> Scan:
         """What is in these bytes, which begin with a frame."""
         if data != self._data:
-            self._data, self._scan = data, scan(data, self._layout)
+            self._data, self._scan = data, scan(data, self._layout, self._split)
         return self._scan
 
 

@@ -54,6 +54,26 @@ def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else seconds * 1000
 
 
+def _us(seconds: float | None, of: float) -> float | None:
+    return seconds * 1e6 / of if of and seconds is not None else None
+
+
+def compared(result: Result, clear: Result, seal_us: float, open_us: float) -> Result:
+    """A run under Noise beside the same without: what each end's CPU does more, a delivery, and one frame by itself."""
+    more = {
+        f"{end}_us_more_than_clear": _minus(
+            result.figures[f"{end}_us_per_delivery"], clear.figures[f"{end}_us_per_delivery"]
+        )
+        for end in ("parley", "generator")
+    }
+    figures = {**result.figures, **more, "seal_256_bytes_us": seal_us, "open_256_bytes_us": open_us}
+    return replace(result, figures=figures)
+
+
+def _minus(figure: Figure, other: Figure) -> Figure:
+    return None if figure is None or other is None else figure - other
+
+
 def loaded(window: Window, verdict: Verdict) -> Result:
     """The figures of a run under load."""
     parley, postgres = window.usage or (None, None)
@@ -64,6 +84,8 @@ def loaded(window: Window, verdict: Verdict) -> Result:
         "deliveries_per_parley_cpu_s": _each(window.delivered, parley),
         "deliveries_per_server_cpu_s": _each(window.delivered, both),
         "acked_per_server_cpu_s": _each(window.acked, both),
+        "parley_us_per_delivery": _us(parley, window.delivered),
+        "generator_us_per_delivery": _us(window.own_cpu * window.seconds, window.delivered),
         "ack_p50_ms": _ms(percentile(window.latencies, 0.5)),
         "ack_p99_ms": _ms(percentile(window.latencies, 0.99)),
         "commit_batch_mean": window.batch,
@@ -132,7 +154,8 @@ def table(scenario: str, results: Sequence[Result]) -> str:
     """A column for each run."""
     counts = [name for name, value in results[0].checks.items() if isinstance(value, int)]
     rows = [[scenario, *(result.title for result in results)]]
-    rows += [_row(name, [_text(result.figures[name]) for result in results]) for name in results[0].figures]
+    names = list(dict.fromkeys(name for result in results for name in result.figures))
+    rows += [_row(name, [_text(result.figures.get(name)) for result in results]) for name in names]
     rows += [_row(name, [str(result.checks[name]) for result in results]) for name in counts]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]

@@ -16,6 +16,7 @@ from uuid import UUID
 import msgspec
 
 from bench.target import TargetError
+from protocol.discovery import WELL_KNOWN, ServerInfo
 
 AT_ONCE = 8
 """Calls under way together; the server hashes two passwords at a time anyway."""
@@ -61,6 +62,22 @@ class Rest:
             added = {"user_ids": [account.id for account in others[at : at + ADDED_AT_ONCE]]}
             await self._data("POST", f"/chatrooms/{id}/members", owner.token, added)
         return UUID(id)
+
+    async def bots(self, owner: Account, count: int) -> list[Account]:
+        """So many bots of one user, each with its API key."""
+        return list(await asyncio.gather(*(self._bot(owner, number) for number in range(count))))
+
+    async def _bot(self, owner: Account, number: int) -> Account:
+        body = {"username": f"bot-{self._run}-{number}", "scopes": ["read", "write"]}
+        data = await self._data("POST", "/bots", owner.token, body)
+        return Account(data["bot"]["id"], data["api_key"])
+
+    async def info(self) -> ServerInfo:
+        """What the server says of itself. Raises TargetError."""
+        status, body = await self._call("GET", WELL_KNOWN, None, None)
+        if status != HTTPStatus.OK:
+            raise TargetError(f"{self._url.geturl()}{WELL_KNOWN} answers {status}")
+        return msgspec.json.decode(body, type=ServerInfo)
 
     async def metrics(self) -> dict[str, float]:
         """The server's metrics without labels."""

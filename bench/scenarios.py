@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -12,11 +13,12 @@ from uuid import UUID
 
 from bench import report
 from bench.frames import send_template
+from bench.lines import noise_costs
 from bench.load import Load, UntilHeard, judge, measure, settle
 from bench.report import Result
 from bench.rest import Account, Rest
-from bench.session import BenchSession, Wire, close_sessions, open_sessions
-from bench.target import Target, target
+from bench.session import BenchSession, TcpWire, Wire, close_sessions, leave, open_sessions
+from bench.target import Target, TargetError, target
 from bench.usage import Memory
 
 TEXT = ("The quick brown fox jumps over the lazy dog. " * 5)[:200]
@@ -68,13 +70,13 @@ class Stage:
 
     def senders(self, room: UUID, sessions: Sequence[BenchSession]) -> Callable[[int], None]:
         """Sends the message with a number into a chatroom, each time from the next of its sessions."""
-        build, key, heads = send_template(self.wire.codec, room, TEXT), str(room).encode(), self.heads
+        build, key, heads = send_template(self.wire.codec, room, TEXT, self.wire.pack), str(room).encode(), self.heads
         turn = 0
 
         def send(number: int) -> None:
             nonlocal turn
             heads[key] += 1
-            sessions[turn].transport.write(build(number))
+            sessions[turn].send(build(number))
             turn = (turn + 1) % len(sessions)
 
         return send
@@ -116,6 +118,42 @@ async def fanout(options: Options) -> list[Result]:
             load = UntilHeard(stage.senders(room, stage.sessions), in_flight, stage.sent, heads)
             results.append((await stage.run(load)).titled(f"{in_flight} in flight"))
         return results
+
+
+async def tcp(options: Options) -> list[Result]:
+    """Bots in one chatroom, over TCP: the same load without Noise and with it, so that the difference is Noise."""
+    async with _stage(options, apart=True) as stage:
+        info = await stage.rest.info()
+        if info.tcp is None or info.tcp.tls or not info.tcp.clear:
+            raise TargetError("The server has no TCP port that may be used without Noise; there is nothing to compare.")
+        [owner] = await stage.accounts(1)
+        report.progress(f"making {options.connections} bots")
+        bots = await stage.rest.bots(owner, options.connections)
+        room = await stage.rest.chatroom(owner, bots)
+        key = base64.urlsafe_b64decode(info.noise.public_key + "=")
+        clear = await _tcp_runs(stage, bots, room, TcpWire(stage.server.url, info.tcp.port, None, stage.wire))
+        sealed = await _tcp_runs(stage, bots, room, TcpWire(stage.server.url, info.tcp.port, key, stage.wire))
+        costs = noise_costs()
+        return [
+            *(result.titled(f"clear, {n} in flight") for n, result in zip(options.in_flight, clear, strict=True)),
+            *(
+                report.compared(under, without, *costs).titled(f"Noise, {n} in flight")
+                for n, under, without in zip(options.in_flight, sealed, clear, strict=True)
+            ),
+        ]
+
+
+async def _tcp_runs(stage: Stage, bots: Sequence[Account], room: UUID, wire: TcpWire) -> list[Result]:
+    stage.wire = wire
+    await stage.open(bots, len(bots))
+    results = []
+    for in_flight in stage.options.in_flight:
+        heads = [session.checks[str(room).encode()].last for session in stage.sessions]
+        load = UntilHeard(stage.senders(room, stage.sessions), in_flight, stage.sent, heads)
+        results.append(await stage.run(load))
+    await leave(stage.sessions)
+    stage.sessions = []
+    return results
 
 
 async def durable(options: Options) -> list[Result]:

@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import os
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, cast
 from urllib.parse import urlsplit
 
-from bench.frames import CLOSE, LAYOUTS, PING, PONG, Run, Scan, Scanner, SeqCheck, masked, split
+from bench.frames import (
+    CLOSE,
+    LAYOUTS,
+    PING,
+    PONG,
+    TEXT,
+    Pack,
+    Run,
+    Scan,
+    Scanner,
+    SeqCheck,
+    framed,
+    masked,
+    split,
+    split_framed,
+)
+from bench.lines import Line, SealedLine, TcpLine, WebSocketLine
 from bench.rest import Account
 from bench.target import TargetError
-from protocol.codec import CODECS, Codec
+from protocol.codec import CODECS, ClientFrame, Codec
+from protocol.commands import Goodbye, Ping
 
 AT_ONCE = 64
 """Sessions that are opening together: below any listen backlog, and enough to keep the server busy."""
 OPEN_SECONDS = 30.0
 """What one session may take to open while the others do too."""
+LEAVE_SECONDS = 0.5
+"""What the server gets to take goodbyes."""
 READ_FULLY = 50
 """Every so many-th session decodes all it gets: 2 %."""
 
@@ -40,7 +57,7 @@ class Listener(Protocol):
 
 
 class Wire:
-    """What the sessions of one run share: address, codec, the memory of the last scan, the listener."""
+    """What the sessions of one run share: address, transport, codec, the memory of the last scan, the listener."""
 
     def __init__(self, url: str, codec: str, listener: Listener, text: str) -> None:
         parts = urlsplit(url)
@@ -48,20 +65,39 @@ class Wire:
         self.host = parts.hostname or "127.0.0.1"
         self.port = parts.port or (443 if self.tls else 80)
         self.path = parts.path
-        self.name = codec
         self.codec: Codec = CODECS[codec]
-        self.scanner = Scanner(LAYOUTS[codec])
+        self.pack: Pack = masked
+        self.scanner = Scanner(LAYOUTS[codec], split)
         self.listener = listener
         self.text = text
 
-    def request(self, token: str) -> bytes:
-        """The upgrade; the token goes where a browser has to put it."""
-        key = base64.b64encode(os.urandom(16)).decode()
-        return (
-            f"GET {self.path}/ws?token={token} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n"
-            f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
-            f"Sec-WebSocket-Protocol: parley.v1.{self.name}\r\n\r\n"
-        ).encode()
+    def line(self, token: str) -> Line:
+        """A session's way to the server."""
+        return WebSocketLine(self.host, self.port, self.path, self.codec, token)
+
+    def frames(self, data: bytes) -> Iterator[tuple[int, int, int]]:
+        """(opcode, start, end) of each payload."""
+        return split(data)
+
+
+class TcpWire(Wire):
+    """The same over TCP, under Noise where there is a key."""
+
+    def __init__(self, url: str, port: int, key: bytes | None, like: Wire) -> None:
+        super().__init__(url, like.codec.name, like.listener, like.text)
+        self.tls = None
+        self.port = port
+        self.pack = framed
+        self.scanner = Scanner(LAYOUTS[like.codec.name], split_framed)
+        self._key = key
+
+    def line(self, token: str) -> Line:
+        """A session's way to the server."""
+        return TcpLine(self.codec, token) if self._key is None else SealedLine(self.codec, token, self._key)
+
+    def frames(self, data: bytes) -> Iterator[tuple[int, int, int]]:
+        """(opcode, start, end) of each payload."""
+        return split_framed(data)
 
 
 class BenchSession(asyncio.Protocol):
@@ -69,10 +105,10 @@ class BenchSession(asyncio.Protocol):
 
     def __init__(self, wire: Wire, token: str, *, read_fully: bool) -> None:
         self._wire = wire
-        self._token = token
+        self._way = wire.line(token)
+        self._line: Line | None = self._way  # None once bytes are frames as they come
         self._read_fully = read_fully
         self._rest = b""
-        self._upgraded = False
         self._closing = False
         self.checks: dict[bytes, SeqCheck] = {}
         self.delivered = 0
@@ -80,9 +116,9 @@ class BenchSession(asyncio.Protocol):
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Asks for the upgrade."""
-        self.transport = cast("asyncio.Transport", transport)
-        self.transport.write(self._wire.request(self._token))
+        """Begins."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.write(self._way.first())
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone: a failure, unless it was us."""
@@ -91,15 +127,24 @@ class BenchSession(asyncio.Protocol):
     def close(self) -> None:
         """Drops the socket."""
         self._closing = True
-        self.transport.abort()
+        self._transport.abort()
+
+    def say_goodbye(self) -> None:
+        """The server may close from now on."""
+        self._closing = True
+        self.send(self._wire.pack(TEXT, self._wire.codec.encode(ClientFrame("goodbye", Goodbye()))))
+
+    def send(self, frames: bytes) -> None:
+        """Writes frames."""
+        self._transport.write(frames if self._line is None else self._line.pack(frames))
 
     def data_received(self, data: bytes) -> None:
         """The hot path."""
+        if self._line is not None:
+            data = self._open(self._line, data)
         if self._rest:
             data = self._rest + data
             self._rest = b""
-        if not self._upgraded:
-            data = self._upgrade(data)
         scan = self._wire.scanner.scan(data)
         if scan.end != len(data):
             self._rest = data[scan.end :]
@@ -111,6 +156,19 @@ class BenchSession(asyncio.Protocol):
             self._take(run)
         if self._read_fully and scan.runs:
             self._decode(data, scan)
+
+    def _open(self, line: Line, data: bytes) -> bytes:
+        """What the line makes of the bytes."""
+        try:
+            frames, answer = line.take(data)
+        except TargetError as error:
+            self._fail(str(error))
+            return b""
+        if answer:
+            self._transport.write(answer)
+        if line.ready and not line.sealed:
+            self._line = None
+        return frames
 
     def _take(self, run: Run) -> None:
         check = self.checks.get(run.room)
@@ -124,22 +182,10 @@ class BenchSession(asyncio.Protocol):
 
     # --- what is rare ------------------------------------------------------------------------
 
-    def _upgrade(self, data: bytes) -> bytes:
-        """What follows the answer to the upgrade, once that is there."""
-        head, end, after = data.partition(b"\r\n\r\n")
-        if not end:
-            self._rest = data
-            return b""
-        self._upgraded = True
-        if not head.startswith(b"HTTP/1.1 101 "):
-            self._fail(f"the upgrade was refused: {head.splitlines()[0].decode(errors='replace')}")
-            return b""
-        return after
-
     def _others(self, scan: Scan) -> None:
         for opcode, payload in scan.others:
             if opcode == PING:
-                self.transport.write(masked(PONG, payload))
+                self.send(masked(PONG, payload))
             elif opcode == CLOSE:
                 self._fail(f"closed: {int.from_bytes(payload[:2], 'big')} {payload[2:].decode(errors='replace')}")
             else:
@@ -151,13 +197,15 @@ class BenchSession(asyncio.Protocol):
             rooms = frame.data["chatrooms"]
             self.checks = {room["id"].encode(): SeqCheck(room["seq"]) for room in rooms}
             self.opened.set_result(None)
-        elif frame.event != "hello":
+        elif frame.event == "ping":
+            self.send(self._wire.pack(TEXT, self._wire.codec.encode(ClientFrame("ping", Ping()))))
+        elif frame.event not in ("hello", "pong"):
             self._fail(f"{frame.event} {frame.data.get('code', '')}".strip())
 
     def _decode(self, data: bytes, scan: Scan) -> None:
         """Decodes what was only skimmed, and compares."""
         decode, text = self._wire.codec.decode_server, self._wire.text
-        frames = [decode(data[start:end]) for _, start, end in split(data[: scan.end])]
+        frames = [decode(data[start:end]) for _, start, end in self._wire.frames(data[: scan.end])]
         events = [frame for frame in frames if frame.event == "message_received"]
         skimmed = [(run.room.decode(), seq) for run in scan.runs for seq in range(run.first, run.last + 1)]
         if [(str(frame.chatroom_id), frame.seq) for frame in events] != skimmed:
@@ -196,6 +244,14 @@ async def open_sessions(wire: Wire, accounts: Sequence[Account], count: int, fir
         close_sessions(sessions)
         raise errors.exceptions[0] from None
     return sessions
+
+
+async def leave(sessions: Sequence[BenchSession]) -> None:
+    """Ends the sessions over TCP, so that the server keeps nothing of them; then drops the sockets."""
+    for session in sessions:
+        session.say_goodbye()
+    await asyncio.sleep(LEAVE_SECONDS)
+    close_sessions(sessions)
 
 
 def close_sessions(sessions: Sequence[BenchSession]) -> None:

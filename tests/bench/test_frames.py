@@ -7,7 +7,22 @@ from uuid import UUID
 
 import pytest
 
-from bench.frames import CLOSE, LAYOUTS, PING, Run, Scanner, SeqCheck, masked, scan, send_template, split
+from bench.frames import (
+    CLOSE,
+    LAYOUTS,
+    PING,
+    TEXT,
+    Run,
+    Scanner,
+    SeqCheck,
+    framed,
+    masked,
+    scan,
+    send_template,
+    split,
+    split_framed,
+)
+from bench.lines import noise_costs
 from protocol.codec import CODECS
 from protocol.commands import SendMessage
 from protocol.events import MessageReceived, MessageSent
@@ -159,3 +174,21 @@ def test_a_prebuilt_frame_is_what_the_codec_would_make(codec: str) -> None:
 def test_a_short_masked_frame() -> None:
     """A pong carries its ping's bytes, with the mask bit that RFC 6455 asks of clients."""
     assert masked(10, b"ab") == b"\x8a\x82\0\0\0\0ab"
+
+
+@pytest.mark.parametrize("codec", NAMES)
+def test_frames_on_tcp(codec: str) -> None:
+    """Behind its length a frame is found whole, wherever the stream is cut, and a prebuilt one has its length too."""
+    event = CODECS[codec].event("pong", {"handled": 1})
+    stream = framed(TEXT, event) + framed(TEXT, b"") + framed(TEXT, event)
+    for cut in range(len(stream)):
+        whole = [stream[start:end] for _, start, end in split_framed(stream[:cut])]
+        assert whole == [event, b"", event][: len(whole)]
+    assert [stream[start:end] for _, start, end in split_framed(stream)] == [event, b"", event]
+    [(_, start, end)] = split_framed(send_template(CODECS[codec], ROOM, "hello", framed)(123))
+    assert end - start == len(send_template(CODECS[codec], ROOM, "hello", framed)(999)) - 4
+
+
+def test_what_noise_costs_is_measured() -> None:
+    """One frame, sealed and opened again and again, takes some time."""
+    assert all(0 < cost < 10_000 for cost in noise_costs(256, rounds=50))

@@ -58,6 +58,19 @@ async def test_fanout_counts_every_delivery(codec: str) -> None:
     assert "lost" in table("fanout", results)
 
 
+async def test_tcp_counts_every_delivery() -> None:
+    """Each of 60 bots gets each message once and in order, without Noise and with it; the second stands beside."""
+    results = await scenarios.tcp(_options(users=1, in_flight=(4,)))
+    assert [result.title for result in results] == ["clear, 4 in flight", "Noise, 4 in flight"]
+    for result in results:
+        assert _wrong(result) == CLEAN
+        assert result.checks["delivered"] == 60 * result.checks["sent"] > 0
+        assert result.checks["fully_read"] == 2 * result.checks["sent"]
+    clear, sealed = (result.figures["parley_us_per_delivery"] for result in results)
+    assert results[1].figures["parley_us_more_than_clear"] == pytest.approx(sealed - clear)  # type: ignore[operator]
+    assert "seal 256 bytes us" in table("tcp", results)
+
+
 async def test_durable_counts_every_ack() -> None:
     """Each message is acked once, and both members of its chatroom get it."""
     [result] = await scenarios.durable(_options(users=6, in_flight=(8,)))
