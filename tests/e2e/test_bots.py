@@ -12,6 +12,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from crypto.bot_keys import new_api_key
+from crypto.noise import PrivateKey
+from gateway.client import connect
+from protocol.errors import ChatError
 from tests.e2e.bots import make_bot
 from tests.e2e.conftest import StartServer
 from tests.e2e.devices import Device
@@ -386,6 +389,27 @@ async def test_other_scopes(common_server: Server) -> None:
     async with socket_client(server.ws) as client:
         assert (await client.authenticate(bot.token))["chatrooms"] == []
         assert (await client.say(room, "back"))["event"] == "ack"
+
+
+@pytest.mark.parametrize("way", ["api key", "public key"])
+async def test_a_program_outlives_other_scopes(common_server: Server, way: str) -> None:
+    """The Python client comes back by itself when its bot has other scopes, with either key, and has the new ones."""
+    server = common_server
+    ann = await server.person()
+    key = PrivateKey.new()
+    bot = await make_bot(server, ann, "read", public_key=base64.b64encode(key.public).decode())
+    room = await server.chatroom(ann, bot)
+    options: dict[str, Any] = {"private_key": key.secret} if way == "public key" else {}
+    url, token = (server.sealed, None) if way == "public key" else (server.ws, bot.token)
+    async with asyncio.timeout(20), connect(url, token, **options) as client:
+        with pytest.raises(ChatError, match="RESOURCE_ACCESS_DENIED"):
+            await client.send_message(room, "not yet")
+        await server.data("PUT", f"/bots/{bot.id}", ann.token, {"scopes": ["read", "write"]})
+        sent = await client.send_message(room, "now")
+        async for event in client:
+            if event.event == "message_received":
+                assert event.data.message == sent.message
+                break
 
 
 async def test_revoked_while_it_opens(common_server: Server) -> None:
