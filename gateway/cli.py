@@ -1,9 +1,10 @@
-"""The command line: `parley serve`, `parley migrate`, `parley keys show`, `parley keys rotate`."""
+"""The command line: `parley serve`, `parley chat`, `parley migrate`, `parley keys show`, `parley keys rotate`."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import sys
 from typing import Any, TextIO
 
@@ -15,6 +16,7 @@ from crypto.keyfile import Keys, SecretError
 from crypto.sealing import MasterKeyMissing
 from crypto.tokens import AccessTokens
 from gateway import logs
+from gateway.client import ClientClosed
 from gateway.config import Config, ConfigError
 from protocol.errors import ChatError
 from storage.database import Database, DatabaseError, migrate
@@ -57,6 +59,30 @@ def serve() -> None:
 
     config = _config(sys.stdout)
     uvloop.run(run(config))
+
+
+@main.command()
+@click.argument("room", required=False)
+@click.option("--url", default="ws://127.0.0.1:8000/ws", show_default=True, help="Where the server is.")
+@click.option("--user", help="The user name; it is asked for otherwise.")
+def chat(room: str | None, url: str, user: str | None) -> None:
+    """Talk in the terminal, in ROOM if you are a member.
+
+    The password is asked for, or taken from PARLEY_PASSWORD. PARLEY_TOKEN may hold an access token or an API key
+    instead.
+    """
+    from gateway.terminal.account import Rest  # the server needs none of this
+    from gateway.terminal.shell import run as talk
+    from gateway.terminal.sign_in import sign_in
+
+    try:
+        rest = Rest.beside(url)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--url") from error
+    try:
+        asyncio.run(talk(url, sign_in(rest, user, os.environ), room))
+    except ClientClosed as closed:
+        raise Refusal(f"The server ended the session: {closed.reason or closed.code}.") from closed
 
 
 @main.command(name="migrate")
