@@ -45,6 +45,8 @@ def test_empty_is_unset() -> None:
     [
         ("PARLEY_ENV", "staging"),
         ("PARLEY_HTTP", "8000"),
+        ("PARLEY_TCP", "8001"),
+        ("PARLEY_TCP_CLEAR", "perhaps"),
         ("PARLEY_HTTP", "localhost"),
         ("PARLEY_HTTP", "127.0.0.1:http"),
         ("PARLEY_HTTP", "127.0.0.1:65536"),
@@ -100,3 +102,36 @@ def test_table_has_every_setting() -> None:
     rows = settings_table().splitlines()[2:]
     assert len(rows) == len(fields(Config))
     assert all(row.count("|") >= 4 and not row.endswith("|  |") for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("env", "clear"),
+    [
+        ({}, True),
+        ({"PARLEY_TCP": "[::1]:1"}, True),
+        ({"PARLEY_TCP": "localhost:1"}, True),
+        ({"PARLEY_TCP": "0.0.0.0:1"}, False),
+        ({"PARLEY_TCP": "chat.example.com:1"}, False),
+        ({"PARLEY_TCP": "0.0.0.0:1", "PARLEY_TLS_CERT": "c", "PARLEY_TLS_KEY": "k"}, True),
+        ({"PARLEY_TCP": "0.0.0.0:1", "PARLEY_TLS_CERT": "c", "PARLEY_TLS_KEY": "k", "PARLEY_TCP_CLEAR": "yes"}, True),
+        ({"PARLEY_TCP_CLEAR": "no"}, False),
+        ({"PARLEY_TCP": "off"}, False),
+    ],
+)
+def test_tcp_goes_without_noise_only_where_nobody_reads_along(env: dict[str, str], clear: bool) -> None:
+    """On loopback and under TLS it may, unless that is switched off; elsewhere it may not."""
+    assert Config.from_env(env).tcp_may_be_clear is clear
+
+
+def test_asking_for_clear_tcp_elsewhere_is_a_refusal_to_start() -> None:
+    """The refusal says why, and what to do instead."""
+    with pytest.raises(
+        ConfigError, match=r"PARLEY_TCP_CLEAR is yes, and PARLEY_TCP is 0\.0\.0\.0:1: without Noise or TLS"
+    ):
+        Config.from_env({"PARLEY_TCP": "0.0.0.0:1", "PARLEY_TCP_CLEAR": "yes"})
+
+
+def test_tcp_has_an_address_or_is_off() -> None:
+    """Both are values of one setting."""
+    assert Config.from_env({"PARLEY_TCP": "127.0.0.1:9"}).tcp_address == ("127.0.0.1", 9)
+    assert Config.from_env({"PARLEY_TCP": "off"}).tcp_address is None
