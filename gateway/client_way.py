@@ -31,7 +31,7 @@ class Way:
         self._address = address
         self._codec = codec
         self._private_key = None if private_key is None else PrivateKey(private_key)
-        self._tls = tls or ssl.create_default_context()
+        self._tls = tls or (ssl.create_default_context() if address.tls or _is_https(address.discover) else None)
         self._discovered: bytes | None = None
 
     @property
@@ -65,11 +65,15 @@ class Way:
             raise LineClosed(ABNORMAL, f"no key at {self._address.discover}: {error}") from error
 
 
-def _read(url: str, tls: ssl.SSLContext) -> ServerInfo:
+def _is_https(url: str) -> bool:
+    return url.startswith("https:")
+
+
+def _read(url: str, tls: ssl.SSLContext | None) -> ServerInfo:
     """One request, without proxies and redirects: the answer is believed because of who gave it."""
     at = urlsplit(url)
     connection: HTTPConnection
-    if at.scheme == "https":
+    if _is_https(url):
         connection = HTTPSConnection(at.netloc, timeout=OPEN_TIMEOUT, context=tls)
     else:
         connection = HTTPConnection(at.netloc, timeout=OPEN_TIMEOUT)

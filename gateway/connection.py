@@ -2,8 +2,8 @@
 
 A pump turns its transport's bytes into payloads and calls `receive`; what goes
 out is written through the `Link` it passes. Commands of a session are taken in
-order: a send goes into the journal at once, anything that has to wait runs in a
-worker that exists only while there is something to wait for.
+order: a send goes into the journal at once, anything that has to wait goes
+through an `Inbox`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import asyncio
 import logging
 import math
 import time
-from collections import deque
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec import Struct
 
 from gateway.actor import Actor
 from gateway.deadlines import REASONS, Deadlines, Due
 from gateway.door import Door, Reset
-from gateway.hub import Link
+from gateway.inbox import Inbox
 from gateway.limits import Bucket
+from gateway.link import Socket
 from gateway.session import Session
 from gateway.wire import Wire
 from protocol.codec import BadFrame, Request
@@ -32,44 +32,12 @@ from protocol.events import Authenticated, Hello, Pong, Resumed, SessionReset, S
 
 log = logging.getLogger(__name__)
 
-INBOX = 64
-"""Frames that may wait while one is being worked on; then the socket is not read."""
-FULL_POLL = 0.02
-"""Seconds between looks at the outbox of a client that asks and does not read."""
 CLOSE_SECONDS = 3.0
 """What a client gets to answer a close before the socket is dropped."""
 STRIKES = 60
 """Commands refused in a row for coming too fast, after which the connection is closed."""
 
 _OPENING_FAILURES = {"CONNECTION_LIMIT_EXCEEDED": CloseCode.connection_limit, "INTERNAL_ERROR": CloseCode.internal}
-
-
-class Socket(Link, Protocol):
-    """What a pump gives its connection, beyond what the hub needs."""
-
-    def ping(self) -> None:
-        """Asks the other end for a sign of life."""
-        ...
-
-    def pause_reading(self) -> None:
-        """Takes no more from the client for now."""
-        ...
-
-    def resume_reading(self) -> None:
-        """Goes on reading."""
-        ...
-
-    def abort(self) -> None:
-        """Drops the socket without a word."""
-        ...
-
-    def send_close(self, code: CloseCode, reason: str) -> None:
-        """Tells the client why and begins to close."""
-        ...
-
-    def hang_up(self) -> None:
-        """Closes after the client's goodbye."""
-        ...
 
 
 class Connection:
@@ -87,7 +55,6 @@ class Connection:
         "_peer_key",
         "_session",
         "_wire",
-        "_worker",
         "due",
     )
 
@@ -101,8 +68,7 @@ class Connection:
         self._peer_key = peer_key
         self._session: Session | None = None
         self._actor: Actor | None = None
-        self._inbox: deque[Request | BadFrame] | None = None
-        self._worker: asyncio.Task[None] | None = None
+        self._inbox: Inbox[Request | BadFrame] | None = None
         self._deadlines = Deadlines(door.wheel.now())
         self._finishing = False
         self._closing = False
@@ -135,7 +101,7 @@ class Connection:
             request = self._wire.codec.decode(payload)
         except BadFrame as error:
             request = error
-        if self._worker is None and self._at_once(request):
+        if self._inbox is None and self._at_once(request):
             return
         self._put(request)
 
@@ -162,7 +128,7 @@ class Connection:
     def lost(self, *, clean: bool) -> None:
         """The socket is gone. After a clean goodbye nobody will resume."""
         self._closing = True
-        self._inbox = None
+        self._take_no_more()
         if self._session is None:
             self._door.known(self._address)
         elif clean and self._door.hub.links.get(self._session) is self._link:
@@ -173,7 +139,8 @@ class Connection:
     def finish(self) -> asyncio.Task[None] | None:
         """Takes no more commands: not being counted as handled, they are sent again, elsewhere."""
         self._finishing = True
-        return self._worker
+        self._take_no_more()
+        return None if self._inbox is None else self._inbox.worker
 
     def _leave(self) -> None:
         """The client says goodbye: nobody will resume."""
@@ -195,7 +162,7 @@ class Connection:
     def _last_words(self) -> None:
         """Takes no more; what waits is written, if the socket takes it."""
         self._closing = True
-        self._inbox = None
+        self._take_no_more()
         session = self._session
         if session is not None and self._door.hub.links.get(session) is self._link and not self._link.paused:
             self._link.write(session.take())
@@ -222,30 +189,28 @@ class Connection:
 
     def _put(self, request: Request | BadFrame) -> None:
         if self._inbox is None:
-            self._inbox = deque()
-        self._inbox.append(request)
-        if len(self._inbox) >= INBOX:
-            self._link.pause_reading()
-        if self._worker is None:
-            self._worker = asyncio.create_task(self._work())
+            self._inbox = Inbox(request, self._take, self._outbox_full, self._read, self._taken)
+        else:
+            self._inbox.put(request)
 
-    async def _work(self) -> None:
-        try:
-            while self._inbox and not self._closing and not self._finishing:
-                if len(self._inbox) == INBOX // 2:
-                    self._link.resume_reading()
-                if self._outbox_full():
-                    await asyncio.sleep(FULL_POLL)
-                else:
-                    await self._take(self._inbox.popleft())
-        except Exception:
-            log.exception("a connection failed")
+    def _take_no_more(self) -> None:
+        if self._inbox is not None:
+            self._inbox.stop()
+
+    def _read(self, on: bool) -> None:
+        if on:
+            self._link.resume_reading()
+        else:
+            self._link.pause_reading()
+
+    def _taken(self, failure: Exception | None) -> None:
+        """Nothing waits any more."""
+        self._inbox = None
+        if failure is not None:
+            log.error("a connection failed", exc_info=failure)
             self.close(CloseCode.internal, "something went wrong inside Parley")
-        finally:
-            self._worker = None
-            if not self._closing:
-                self._inbox = None
-                self._link.resume_reading()
+        elif not self._closing:
+            self._link.resume_reading()
 
     async def _take(self, request: Request | BadFrame) -> None:
         if isinstance(request, BadFrame):

@@ -14,7 +14,8 @@ from uuid_utils.compat import uuid7
 from gateway.actor import Actor
 from gateway.chat import Chat
 from gateway.config import Config
-from gateway.hub import Hub, Link
+from gateway.hub import Hub
+from gateway.link import Link
 from gateway.metrics import Metrics
 from gateway.presence import Presence
 from gateway.session import Session, SessionLimits

@@ -9,12 +9,13 @@ the state and makes it live, without a seam.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import groupby
-from typing import Protocol
 from uuid import UUID
 
+from gateway.link import Link
 from gateway.metrics import Metrics
+from gateway.room import Room
 from gateway.session import Session
 from gateway.wire import Chunk, Wire
 from protocol.errors import CloseCode
@@ -24,63 +25,6 @@ from storage.events import CommittedEvent
 
 HELD_EVENTS = 2_000
 """Events set aside for one session in one room; beyond that it is told to sync instead."""
-
-
-class Link(Protocol):
-    """The socket of a session, as the hub sees it."""
-
-    @property
-    def paused(self) -> bool:
-        """Whether the socket takes no more for now."""
-        ...
-
-    def write(self, chunks: list[Chunk]) -> None:
-        """Sends frames, in one write."""
-        ...
-
-    def stuck(self) -> None:
-        """The session behind this socket has begun to lag."""
-        ...
-
-    def finish(self) -> asyncio.Task[None] | None:
-        """Takes no more commands, and returns the work on those that were taken, if there is any."""
-        ...
-
-    def close(self, code: CloseCode, reason: str) -> None:
-        """Closes the socket; the client is told why."""
-        ...
-
-
-class Room:
-    """A chatroom that somebody here hears.
-
-    `head` is the seq of the newest event delivered, if known; while it is `guessed`, it comes
-    from the database, and events up to it may be on their way here. Those in `ahead` have
-    been told of events up to the seq there, and stay held until `head` is there too.
-    """
-
-    __slots__ = ("ahead", "guessed", "head", "held", "id", "live", "member_count", "openers", "repairing")
-
-    def __init__(self, id: UUID) -> None:
-        self.id = id
-        self.head: int | None = None
-        self.guessed = False
-        self.live: dict[Wire, dict[Session, None]] = {}
-        self.held: dict[Session, list[CommittedEvent] | None] = {}
-        self.ahead: dict[Session, int] = {}
-        self.openers: dict[Session, None] = {}
-        self.member_count = 0
-        self.repairing = False
-
-    def sessions(self) -> Iterator[Session]:
-        """Everyone who is live."""
-        for group in self.live.values():
-            yield from group
-
-    @property
-    def empty(self) -> bool:
-        """Whether nobody hears it."""
-        return not self.held and not any(self.live.values())
 
 
 class Hub:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from itertools import chain
 from uuid import UUID
 
-from gateway.hub import Hub, Room
+from gateway.hub import Hub
+from gateway.room import Room
 from gateway.session import Session
 from gateway.wheel import Wheel
 from protocol.events import PresenceCount, UserOffline, UserOnline

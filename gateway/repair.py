@@ -11,7 +11,8 @@ import contextlib
 import logging
 from uuid import UUID
 
-from gateway.hub import Hub, Room
+from gateway.hub import Hub
+from gateway.room import Room
 from protocol.errors import ChatError
 from storage import events
 from storage.database import Database

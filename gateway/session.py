@@ -18,7 +18,7 @@ from gateway.wire import Chunk, Wire
 from protocol.models import Scope, User
 
 if TYPE_CHECKING:
-    from gateway.hub import Room
+    from gateway.room import Room
 
 Refused = Literal["received_too_high", "buffer_exceeded"]
 

@@ -8,8 +8,8 @@ from itertools import islice
 from uuid import UUID
 
 from gateway.actor import Actor
-from gateway.hub import Room
 from gateway.presence import NAMED, online_in
+from gateway.room import Room
 from gateway.services import Services
 from gateway.session import Session
 from protocol.commands import JoinChatroom, LeaveChatroom, Sync, TypingStart, TypingStop

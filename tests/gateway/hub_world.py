@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
-from gateway.hub import Hub, Room
+from gateway.hub import Hub
 from gateway.metrics import Metrics
+from gateway.room import Room
 from gateway.session import Session, SessionLimits
 from gateway.wire import Chunk, Wire
 from protocol.codec import JSON, MSGPACK

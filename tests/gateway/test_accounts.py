@@ -250,7 +250,7 @@ class TestLogin:
         crowd = replace(services, passwords=Passwords(workers=1, queue=40))
         logins = [asyncio.create_task(sign_in(crowd)) for _ in range(30)]
         await asyncio.sleep(0.1)
-        async with asyncio.timeout(0.5), services.database.acquire() as conn:
+        async with asyncio.timeout(5), services.database.acquire() as conn:
             assert await conn.fetchval("SELECT 1") == 1
         for login in logins:
             login.cancel()
