@@ -142,7 +142,10 @@ class Wrap:
 
     def open(self, wrapped: str, recipient: DevicePrivateKey, sender: bytes) -> bytes:
         """The room key that the owner of the sender's public key put in. Raises SealBroken or KeyInvalid."""
-        key = recipient.shared_with(sender, sender, recipient.public)
+        return self.open_with(recipient.shared_with(sender, sender, recipient.public), wrapped)
+
+    def open_with(self, key: bytes, wrapped: str) -> bytes:
+        """The same with the key of `shared_with`. Raises SealBroken."""
         try:
             data = base64.b64decode(wrapped, validate=True)
         except (binascii.Error, ValueError):

@@ -32,6 +32,9 @@ that only sends, is kept the first 256 events; if reading begins later, what
 is missing comes as `history_gap`. The state (`client.chatrooms`) is followed
 in any case.
 
+**End to end.** With a `device`, `client.room(chatroom_id)` writes and opens messages that only
+members can read; gateway/client_keys.py says how, and which events and errors belong to it.
+
 **Errors.** A refused command raises ChatError. When the server says not to come
 back (close codes 4000-4099), waiting calls and the `async for` raise ClientClosed.
 """
@@ -41,6 +44,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal
 from uuid import UUID, uuid4
@@ -49,8 +53,11 @@ from msgspec.structs import replace
 
 from gateway.client_address import parse_address
 from gateway.client_commands import RESULTS
+from gateway.client_device import Device, DeviceError
 from gateway.client_effects import ChatroomGained, ChatroomLost, ClientClosed, ClientEvent, HistoryGap
+from gateway.client_encrypted_room import EncryptedRoom
 from gateway.client_io import ClientIO, Token
+from gateway.client_keys import CannotOpen, DeviceRevoked, EndToEndError, KeyChanged, Keys, KeysWentBack
 from gateway.client_way import Way
 from protocol import commands, events
 from protocol.codec import CODECS
@@ -59,13 +66,22 @@ from protocol.errors import ChatError
 from protocol.models import ChatroomState, Content, User
 
 __all__ = [
+    "CannotOpen",
     "ChatError",
     "ChatroomGained",
     "ChatroomLost",
     "Client",
     "ClientClosed",
     "ClientEvent",
+    "Device",
+    "DeviceError",
+    "DeviceRevoked",
+    "EncryptedRoom",
+    "EndToEndError",
     "HistoryGap",
+    "KeyChanged",
+    "Keys",
+    "KeysWentBack",
     "connect",
 ]
 
@@ -80,6 +96,7 @@ async def connect(
     codec: Literal["json", "msgpack"] = "json",
     private_key: bytes | None = None,
     tls: ssl.SSLContext | None = None,
+    device: Device | None = None,
 ) -> AsyncIterator[Client]:
     """A client with an open session; leaving the block closes it.
 
@@ -91,6 +108,8 @@ async def connect(
 
     `private_key`, 32 bytes of X25519, is a bot's own: the handshake shows it, and no
     token is needed. `tls` replaces the default context, for a certificate authority of one's own.
+    `device` is what `client.room` writes and reads end-to-end encrypted messages with
+    (gateway/client_keys.py); its public key is published. Raises DeviceRevoked where it was removed.
 
     While the server cannot be reached, entering waits (a warning is logged for each
     attempt). Raises ClientClosed if the server refuses the token or the client, ValueError
@@ -102,7 +121,10 @@ async def connect(
     io = ClientIO(way.name, way.open, token, CODECS[codec])
     try:
         await io.open()
-        yield Client(io)
+        client = Client(io, device)
+        if device is not None:
+            await client.keys.publish()
+        yield client
     finally:
         await io.close()
 
@@ -110,8 +132,11 @@ async def connect(
 class Client:
     """An open client, made by `connect`. `async for event in client` yields ClientEvents."""
 
-    def __init__(self, io: ClientIO) -> None:
+    def __init__(self, io: ClientIO, device: Device | None = None) -> None:
         self._io = io
+        self._device = device
+        self._rooms: dict[UUID, EncryptedRoom] = {}
+        io.inbox.watch = self._heard
 
     # --- what is known -------------------------------------------------------------------------
 
@@ -132,6 +157,26 @@ class Client:
     def chatrooms(self) -> Mapping[UUID, ChatroomState]:
         """The user's chatrooms by id. Each `seq` is that of its newest event that this client has had."""
         return MappingProxyType(self._io.state.chatrooms)
+
+    # --- end to end ----------------------------------------------------------------------------
+
+    @cached_property
+    def keys(self) -> Keys:
+        """The keys of users, for fingerprints and trust; `connect` needs a `device` for it."""
+        if self._device is None:
+            raise RuntimeError("end-to-end encryption needs a device: connect(…, device=Device.load(path))")
+        return Keys(self.call, self.user.id, self._device, self._io.inbox.put)
+
+    def room(self, chatroom_id: UUID | str) -> EncryptedRoom:
+        """A chatroom to write and read end-to-end encrypted messages in."""
+        room_id = _uuid(chatroom_id)
+        if room_id not in self._rooms:
+            self._rooms[room_id] = EncryptedRoom(self.keys, room_id)
+        return self._rooms[room_id]
+
+    def _heard(self, event: ClientEvent) -> None:
+        if event.chatroom_id in self._rooms:
+            self._rooms[event.chatroom_id].heard(event)
 
     # --- events --------------------------------------------------------------------------------
 

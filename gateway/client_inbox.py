@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from uuid import UUID
 
 from gateway.client_effects import ClientClosed, ClientEvent, HistoryGap, local
@@ -27,6 +28,8 @@ class Inbox:
         self._begun = False
         self._changed = asyncio.Event()
         self._end: ClientClosed | None = None
+        self.watch: Callable[[ClientEvent], None] = lambda _: None
+        """Is shown every event as it comes, whether the user reads it or not."""
 
     @property
     def crowded(self) -> bool:
@@ -35,6 +38,7 @@ class Inbox:
 
     def put(self, event: ClientEvent) -> None:
         """Takes an event, or notes that it is missing."""
+        self.watch(event)
         if self._gaps or len(self._events) >= (LIMIT if self._begun else UNREAD_LIMIT):
             self._miss(event)
         else:

@@ -187,12 +187,13 @@ class DeviceKey(Struct, frozen=True, kw_only=True):
 
 
 class MemberDevice(Struct, frozen=True, kw_only=True):
-    """A device of a member. `has_key` says that it has the chatroom's newest key."""
+    """A device of a member. `has_key`: it has the chatroom's newest key. `is_newcomer`: its user came after that."""
 
     user_id: UUID
     device_id: str
     public_key: str
     has_key: bool
+    is_newcomer: bool
 
 
 class KeyWrap(Struct, frozen=True, kw_only=True):

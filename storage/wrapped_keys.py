@@ -57,9 +57,10 @@ async def for_device(
 
 
 async def devices_of(conn: Connection, chatroom_id: UUID, version: int) -> tuple[MemberDevice, ...]:
-    """The devices of all members, those that lack this version first."""
+    """The devices of all members, those that lack this version first. It was made when its first wraps were stored."""
     rows = await conn.fetch(
-        """SELECT d.user_id, d.device_id, d.public_key, w.key_version IS NOT NULL AS has_key
+        """SELECT d.user_id, d.device_id, d.public_key, w.key_version IS NOT NULL AS has_key,
+                  coalesce(m.joined_at > min(w.created_at) OVER (), false) AS is_newcomer
            FROM members m JOIN device_keys d ON d.user_id = m.user_id
            LEFT JOIN wrapped_keys w ON w.chatroom_id = m.chatroom_id AND w.user_id = d.user_id
                 AND w.device_id = d.device_id AND w.key_version = $2 AND w.public_key = d.public_key
