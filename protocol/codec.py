@@ -148,7 +148,10 @@ class Codec:
 
     def decode_server(self, payload: bytes | bytearray | memoryview) -> ServerFrame:
         """A server frame with its `data` as plain values; what a client reads. Raises msgspec.MsgspecError."""
-        frame: ServerFrame = self._server.decode(payload)
+        try:
+            frame: ServerFrame = self._server.decode(payload)
+        except (UnicodeDecodeError, RecursionError) as error:
+            raise msgspec.DecodeError(str(error)) from None
         return frame
 
     def event(

@@ -301,6 +301,20 @@ def test_server_frames_in_msgpack(frame: dict[str, Any], value: dict[str, Any]) 
     assert json.loads(msgspec.json.encode(decoded)) == value
 
 
+@pytest.mark.parametrize(
+    ("codec", "payload"),
+    [
+        (JSON, b'{"event":"ack","data":' + b"[" * 60_000),
+        (MSGPACK, b"\x81\xa4data" + b"\x91" * 60_000),
+        (MSGPACK, b"\x82\xa5event\xa1\xff\xa4data\x80"),
+    ],
+)
+def test_what_no_server_sends(codec: Codec, payload: bytes) -> None:
+    """A client that meets such bytes gets the one error that it looks out for."""
+    with pytest.raises(msgspec.MsgspecError):
+        codec.decode_server(payload)
+
+
 @BOTH
 def test_an_error_frame(codec: Codec) -> None:
     """An error has its code, message and details; `retry_after` tells when to come back."""
