@@ -6,23 +6,31 @@ frames and the like, so that mutations begin where a parser goes deep.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import struct
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import NamedTuple
+from unittest import mock
+
+import msgspec
 
 from crypto import keyfile
-from crypto.noise import KEY_BYTES, Aead, NoiseBroken, Opener, PrivateKey, Sealer
+from crypto.noise import KEY_BYTES, MAX_MESSAGE, Aead, NoiseBroken, Opener, PrivateKey, Sealer
 from crypto.tokens import AccessTokens, TokenExpired, TokenInvalid
-from gateway.front_door import FrontDoor
-from gateway.wheel import Wheel
+from gateway import envelope
 from protocol.codec import CODECS, BadFrame, ClientFrame
 from protocol.commands import SOCKET_COMMANDS
 from protocol.errors import ERRORS
+from protocol.framing import HEADER_BYTES, MAGIC, PREFACE_BYTES, BadPreface, FrameReader, FrameTooLarge, Preface, frame
 from tests.crypto.noise_sides import Pattern, Replayed, initiator, responder
 from tests.fuzz import seeds
+from tests.fuzz.sockets import LIMIT_FRAME, Heard, dial, enter
 
 FIELDS = {name for command in SOCKET_COMMANDS.values() for name in command.__struct_fields__}
+
+
+DEEP = {"json": b'{"event":"ping","data":' + b"[" * 3_000, "msgpack": b"\x81\xa4data" + b"\x91" * 3_000}
+"""Frames that nest deeper than any stack."""
 
 
 class Target(NamedTuple):
@@ -53,8 +61,19 @@ def codec(name: str) -> Target:
         assert told.data["code"] in ERRORS
 
     frames = [codec.encode(ClientFrame(event, command, "c1")) for event, command in seeds.commands()]
-    deep = b'{"event":"ping","data":' + b"[" * 3_000 if name == "json" else b"\x91" * 3_000
-    return Target(check, [*frames, deep], words=("event", "id", "data", *SOCKET_COMMANDS, *sorted(FIELDS)))
+    return Target(check, [*frames, DEEP[name]], words=("event", "id", "data", *SOCKET_COMMANDS, *sorted(FIELDS)))
+
+
+def server_frames(name: str) -> Target:
+    """What comes from a server is a frame, or it is refused in the one way that a client expects."""
+    codec = CODECS[name]
+
+    def check(data: bytes) -> None:
+        with contextlib.suppress(msgspec.MsgspecError):
+            codec.decode_server(data)
+
+    frames = [codec.event("ack", {"seq": 3}, id="c1"), codec.event("lagging", {}, chatroom_id=seeds.USER, seq=7)]
+    return Target(check, [*frames, DEEP[name]], words=("event", "id", "data", "chatroom_id", "seq"))
 
 
 def noise_handshake(pattern: Pattern) -> Target:
@@ -117,54 +136,102 @@ def keys() -> Target:
     return Target(check, [bytes((which,)) + text.encode() for which, text in enumerate(seeds.secrets())])
 
 
-# --- the front door --------------------------------------------------------------------------
+# --- streams: the first byte of an input says in what pieces the rest comes ---------------------
 
 
-class Taker(asyncio.Protocol):
-    """Takes a connection over."""
+def preface() -> Target:
+    """Five bytes are the preface that they say, or none."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.received = b""
+    def check(data: bytes) -> None:
+        try:
+            parsed = Preface.parse(data)
+        except BadPreface:
+            return
+        assert bytes(parsed) == data
+        assert parsed.noise or not parsed.keyed
 
-    def data_received(self, data: bytes) -> None:
-        """Keeps what it gets."""
-        self.received += data
-
-
-class Socket(asyncio.Transport):
-    """A socket that gives its bytes to whoever has it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.protocol: asyncio.BaseProtocol | None = None
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Gives the connection to another."""
-        assert not isinstance(self.protocol, Taker)
-        self.protocol = protocol
+    return Target(check, [MAGIC + bytes((flags,)) for flags in range(16)], longest=8)
 
 
-class StillWheel:
-    """A wheel that does not turn."""
+def unframed(data: bytes, limit: int) -> tuple[list[bytes], bool]:
+    """The payloads of a stream, and whether a frame in it is too large: what a reader has to find."""
+    at = 0
+    payloads: list[bytes] = []
+    while len(data) - at >= HEADER_BYTES:
+        (size,) = struct.unpack_from(">I", data, at)
+        if size > limit:
+            return payloads, True
+        if len(data) - at < HEADER_BYTES + size:
+            break
+        payloads.append(data[at + HEADER_BYTES : at + HEADER_BYTES + size])
+        at += HEADER_BYTES + size
+    return payloads, False
 
-    def now(self) -> float:
-        """No time passes."""
-        return 0.0
 
-    def schedule(self, timed: object, when: float) -> None:
-        """Nothing comes due."""
+def framing() -> Target:
+    """A stream has the payloads it has, however it is cut, and none above the limit."""
+    limit = 64
+
+    def check(data: bytes) -> None:
+        piece, data = (data[0] or 256, data[1:]) if data else (1, b"")
+        reader, too_large = FrameReader(limit), False
+        payloads: list[bytes] = []
+        try:
+            for start in range(0, len(data), piece):
+                payloads.extend(iter(reader.feed(data[start : start + piece])))  # keeps those before an exception
+        except FrameTooLarge:
+            too_large = True
+        assert (payloads, too_large) == unframed(data, limit)
+
+    stream = b"".join(frame(bytes(size)) for size in (0, 1, limit, 3))
+    return Target(check, [bytes((piece,)) + stream for piece in (1, 5, 200)] + [b"\x07" + frame(bytes(limit + 1))])
 
 
-def enter(data: bytes, piece: int) -> tuple[str, bytes] | None:
-    """Who got a connection and its bytes, which come in pieces; None while its head is not whole."""
-    socket = Socket()
-    door = FrontDoor(lambda: Taker("websocket"), lambda: Taker("http"), cast("Wheel", StillWheel()), 10.0)
-    socket.protocol = door
-    door.connection_made(socket)
-    for start in range(0, len(data), piece):
-        cast("asyncio.Protocol", socket.protocol).data_received(data[start : start + piece])
-    return (socket.protocol.name, socket.protocol.received) if isinstance(socket.protocol, Taker) else None
+CLEAR = {bytes(Preface(msgpack=msgpack)) for msgpack in (False, True)}
+SEALED = {bytes(Preface(msgpack, noise=True, keyed=keyed)) for msgpack in (False, True) for keyed in (False, True)}
+SAID = [b'{"event":"ping"}', b'{"event":"ping","id":"1"}', bytes(LIMIT_FRAME)]
+
+
+def tcp() -> Target:
+    """Whatever a client sends by TCP, payloads are frames of the stream, and under Noise those that a client sealed."""
+    prefaces = Preface(), Preface(msgpack=True), Preface(noise=True), Preface(noise=True, keyed=True)
+    streams = [stream(preface, SAID) for preface in prefaces]
+    streams += [bytes(Preface()) + frame(bytes(LIMIT_FRAME + 1)), bytes(Preface(noise=True)) + b"\0\1\0\0"]
+
+    def check(data: bytes) -> None:
+        how, data = (data[0], data[1:]) if data else (1, b"")
+        clear = how < 128
+        heard = call(data, how % 128 or 256, clear=clear)
+        if data[:PREFACE_BYTES] in SEALED:
+            assert heard.payloads == SAID[: len(heard.payloads)]
+            assert heard.aborted or not unframed(data[PREFACE_BYTES:], MAX_MESSAGE)[1]
+        elif clear and data[:PREFACE_BYTES] in CLEAR:
+            payloads, too_large = unframed(data[PREFACE_BYTES:], LIMIT_FRAME)
+            assert heard == Heard(payloads, ["bad_frame"] * too_large, aborted=False)
+        else:
+            assert not heard.payloads
+
+    return Target(check, [bytes((how,)) + sent for sent in streams for how in (3, 120, 200)], 2_048, ("PLY1",))
+
+
+def stream(preface: Preface, payloads: list[bytes]) -> bytes:
+    """What a client sends; under Noise it knows the answer beforehand."""
+    frames = list(map(frame, payloads))
+    if not preface.noise:
+        return bytes(preface) + b"".join(frames)
+    pattern: Pattern = "IK" if preface.keyed else "NK"
+    client, server = (side(pattern, bytes(preface), Replayed) for side in (initiator, responder))
+    first = client.write()
+    server.read(first)
+    client.read(server.write())
+    sealer, _ = client.split()
+    return bytes(preface) + b"".join(map(frame, [first, *map(sealer.seal, frames)]))
+
+
+def call(data: bytes, piece: int, *, clear: bool) -> Heard:
+    """What a server hears that uses the same ephemeral key every time, so that what was sealed once opens again."""
+    with mock.patch.object(envelope, "Handshake", Replayed):
+        return dial(data, piece, clear=clear)
 
 
 def front_door() -> Target:
@@ -188,6 +255,11 @@ def front_door() -> Target:
 TARGETS: dict[str, Callable[[], Target]] = {
     "json": lambda: codec("json"),
     "msgpack": lambda: codec("msgpack"),
+    "json_from_server": lambda: server_frames("json"),
+    "msgpack_from_server": lambda: server_frames("msgpack"),
+    "preface": preface,
+    "framing": framing,
+    "tcp": tcp,
     "noise_nk": lambda: noise_handshake("NK"),
     "noise_ik": lambda: noise_handshake("IK"),
     "noise_transport": noise_transport,
