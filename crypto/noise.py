@@ -198,7 +198,11 @@ class Handshake:
         return message
 
     def read(self, message: bytes) -> bytes:
-        """The payload of the other side's message. Raises NoiseBroken; then the handshake is over."""
+        """The payload of the other side's message. Raises NoiseBroken; then the handshake is over.
+
+        The first message may be a copy of an old one, payload and static key included
+        (section 7.7): that its sender is there is known once a transport message opens.
+        """
         state = self._begin(writing=False)
         if len(message) > MAX_MESSAGE:
             raise NoiseBroken

@@ -230,6 +230,20 @@ def test_replay_reflection_and_reordering_are_refused() -> None:
     assert refusals(other.open, [sealer.seal(b"text")]) == REFUSAL  # another connection to the same server
 
 
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_recorded_connection_says_nothing_again(pattern: Pattern) -> None:
+    """A first message that is sent again is taken, as Noise has it; what followed it does not open a second time."""
+    client, server, again = initiator(pattern), responder(pattern), responder(pattern)
+    first = client.write()
+    server.read(first)
+    client.read(server.write())
+    recorded = client.split()[0].seal(b"text")
+    assert server.split()[1].open(recorded) == b"text"
+    again.read(first)
+    again.write()
+    assert refusals(again.split()[1].open, [recorded]) == REFUSAL
+
+
 def test_nothing_opens_after_a_message_that_did_not() -> None:
     """Once a message failed, neither the right one nor anything after it opens."""
     (sealer, _), (_, opener) = connect()

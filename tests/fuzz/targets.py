@@ -18,6 +18,7 @@ from crypto import keyfile
 from crypto.noise import KEY_BYTES, MAX_MESSAGE, Aead, NoiseBroken, Opener, PrivateKey, Sealer
 from crypto.tokens import AccessTokens, TokenExpired, TokenInvalid
 from gateway import envelope
+from gateway.client_address import is_loopback, parse_address
 from protocol.codec import CODECS, BadFrame, ClientFrame
 from protocol.commands import SOCKET_COMMANDS
 from protocol.errors import ERRORS
@@ -117,6 +118,28 @@ def access_token() -> Target:
         assert (claims.user_id, claims.sign_in_id) == (seeds.USER, seeds.SIGN_IN)
 
     return Target(check, [seeds.token(life).encode() for life in (0, 10**9)], longest=1_024)
+
+
+def address() -> Target:
+    """A URL is an address that can be connected to, or the refusal says what is wrong with it."""
+
+    def check(data: bytes) -> None:
+        try:
+            found = parse_address(data.decode("utf-8", "surrogateescape"))
+        except ValueError:
+            return
+        assert found.host
+        assert 0 < found.port < 65_536
+        assert not found.noise or found.key or found.discover
+        assert found.noise or found.tls or found.transport == "ws" or is_loopback(found.host)
+
+    urls = (
+        b"ws://127.0.0.1:8000/ws?token=t",
+        b"parley://chat.example.com:8001?key=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+        b"parleys://[::1]:1/?key=discover&discover=https://chat.example.com",
+        b"parley+clear://localhost",
+    )
+    return Target(check, list(urls), 256, ("key=", "discover=", "parley", "https://"))
 
 
 def keys() -> Target:
@@ -265,6 +288,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "noise_transport": noise_transport,
     "access_token": access_token,
     "keys": keys,
+    "address": address,
     "front_door": front_door,
 }
 """Every target, by the name it is run by."""
