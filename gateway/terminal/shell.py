@@ -26,6 +26,9 @@ PAGE = 20
 LAST_EVENTS = 5.0
 """Seconds at the end in which what was sent may still come back and be shown."""
 
+READ_EVERY = 1.0
+"""Seconds between two read positions that are told; commands are limited, and only the newest position counts."""
+
 TICK = 1.0
 """Seconds between two looks at whether the user still types."""
 
@@ -50,6 +53,7 @@ class Shell:
         self._sent: dict[UUID, int] = {}
         self._heard: dict[UUID, int] = {}
         self._came = asyncio.Event()
+        self._reading: asyncio.Queue[tuple[UUID, int]] = asyncio.Queue(1)
         self._screen: Screen = (
             Terminal(view.status, self._typed) if sys.stdin.isatty() and sys.stdout.isatty() else Pipes()
         )
@@ -67,7 +71,7 @@ class Shell:
         """Begins with the list of chatrooms, or in this one."""
         logging.getLogger("parley.client").addHandler(_Told(self._screen))
         hearing = asyncio.create_task(self._hear())
-        typing = asyncio.create_task(self._watch_typing())
+        aside = [asyncio.create_task(self._watch_typing()), asyncio.create_task(self._tell_read())]
         talking = asyncio.create_task(self._talk(room))
         try:
             await asyncio.wait({hearing, talking}, return_when=asyncio.FIRST_COMPLETED)
@@ -75,9 +79,9 @@ class Shell:
                 if task.done():
                     task.result()
         finally:
-            for task in (hearing, talking, typing, *self._tasks):
+            for task in (hearing, talking, *aside, *self._tasks):
                 task.cancel()
-            await asyncio.gather(hearing, talking, typing, *self._tasks, return_exceptions=True)
+            await asyncio.gather(hearing, talking, *aside, *self._tasks, return_exceptions=True)
 
     # --- out: what happens ---------------------------------------------------------------------
 
@@ -92,7 +96,16 @@ class Shell:
         self._came.set()
         by_others = event.event == "message_received" and event.data.message.user_id != self._client.user.id
         if by_others and chatroom_id == self._view.open:
-            self._soon(self._client.message_read(chatroom_id, seq=seq))
+            if self._reading.full():
+                self._reading.get_nowait()
+            self._reading.put_nowait((chatroom_id, seq))
+
+    async def _tell_read(self) -> None:
+        while True:
+            chatroom_id, seq = await self._reading.get()
+            with contextlib.suppress(ChatError, ClientClosed):
+                await self._client.message_read(chatroom_id, seq=seq)
+            await asyncio.sleep(READ_EVERY)
 
     def _show(self, lines: list[str]) -> None:
         self._screen.show(lines)
@@ -186,7 +199,7 @@ class Shell:
         opened = await self._client.join_chatroom(chatroom_id)
         fetched = await self._client.call(commands.GetChatroom(chatroom_id=chatroom_id))
         page = await self._client.fetch_messages(chatroom_id, limit=PAGE)
-        self._show(self._view.opened(fetched, opened.online or (), reversed(page.messages)))
+        self._show(self._view.opened(fetched, opened, reversed(page.messages)))
         await self._client.message_read(chatroom_id, seq=fetched.chatroom.seq)
 
     async def _create(self, name: str) -> None:

@@ -39,6 +39,7 @@ class View:
         self._people: dict[UUID, str] = {me.id: me.username}
         self._rooms: dict[UUID, str] = {}
         self._online: set[UUID] = set()
+        self._counted: int | None = None  # who is online in a large chatroom is not told, only how many
         self._typing: dict[UUID, float] = {}
         self._read: dict[UUID, int] = {}
         self._shown = 0
@@ -57,6 +58,7 @@ class View:
             ],
             "typing_indicator": self._types,
             "read_receipt": self._reads,
+            "presence_count": self._counts,
             "user_online": lambda data: self._presence(data, online=True),
             "user_offline": lambda data: self._presence(data, online=False),
         }
@@ -95,10 +97,13 @@ class View:
         ]
         return shown or ["You are in no chatroom yet: /create NAME makes one."]
 
-    def opened(self, fetched: events.ChatroomFetched, online: Iterable[UUID], messages: Iterable[Message]) -> list[str]:
+    def opened(
+        self, fetched: events.ChatroomFetched, opened: events.ChatroomOpened, messages: Iterable[Message]
+    ) -> list[str]:
         """A chatroom, newly open: its newest messages, oldest first."""
         self.open = fetched.chatroom.id
-        self._online = {*online}
+        self._online = {*(opened.online or ())}
+        self._counted = opened.online_count if opened.online is None else None
         self._typing, self._read = {}, {}
         self._shown = self._mine = self.oldest = 0
         for member in fetched.members:
@@ -199,6 +204,11 @@ class View:
         (self._online.add if online else self._online.discard)(data.user_id)
         return [f"* {self.person(data.user_id)} is {'online' if online else 'offline'}"]
 
+    def _counts(self, data: events.PresenceCount) -> list[str]:
+        if data.chatroom_id == self.open:
+            self._counted = data.online_count
+        return []
+
     def typing(self) -> list[str]:
         """Who types in the open chatroom now."""
         now = self._steady()
@@ -216,7 +226,8 @@ class View:
         """One line on the open chatroom."""
         if self.open is None:
             return "no chatroom is open: /rooms, /join ROOM, /create NAME, /help"
-        parts = [self.room(self.open), f"{len(self._online | {self.me.id})} online"]
+        online = len(self._online | {self.me.id}) if self._counted is None else self._counted
+        parts = [self.room(self.open), f"{online} online"]
         if typists := self.typing():
             parts.append(f"{_names(typists)} {'types' if len(typists) == 1 else 'type'}…")
         if readers := self.readers():

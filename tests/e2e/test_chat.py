@@ -106,6 +106,27 @@ async def test_a_script(common_server: Server) -> None:
     assert [message["content"] for message in await common_server.history(ann, room)] == lines
 
 
+async def test_read_positions(common_server: Server) -> None:
+    """Who reads a lively chatroom tells how far, in the end, but not at every message."""
+    ann, bob = await common_server.people(2)
+    room = await common_server.chatroom(ann, bob)
+    async with (
+        socket_client(common_server.ws) as client,
+        chatting(common_server, str(room), PARLEY_TOKEN=bob.token) as reader,
+    ):
+        await client.authenticate(ann.token)
+        await client.ask("join_chatroom", {"chatroom_id": str(room)})
+        await reader.shows("--- room")
+        for n in range(100):
+            await client.say(room, f"line {n}")
+        receipts = [(await client.until("read_receipt"))["data"]["seq"]]
+        while receipts[-1] < 101:
+            receipts.append((await client.until("read_receipt"))["data"]["seq"])
+        await reader.leave()
+    assert receipts == sorted(receipts)
+    assert len(receipts) < 50
+
+
 async def test_a_hostile_message(common_server: Server) -> None:
     """What others write is text: no escape sequence of it reaches the terminal, no line of it passes for another's."""
     ann, eve = await common_server.people(2)

@@ -100,7 +100,8 @@ class World:
         """Ann opens Tea, in which bob is online."""
         members = (member(ANN), member(BOB))
         fetched = events.ChatroomFetched(chatroom=chatroom(TEA, "Tea"), members=members, user_role="member")
-        return self.view.opened(fetched, [ANN.id, BOB.id], messages)
+        online = events.ChatroomOpened(chatroom_id=TEA, seq=1, online_count=2, online=(ANN.id, BOB.id))
+        return self.view.opened(fetched, online, messages)
 
     def hear(self, name: str, data: Any) -> list[str]:
         """An event comes."""
@@ -227,6 +228,16 @@ def test_other_chatrooms_do_not_show_below(world: World) -> None:
     world.types(BOB, room=INK)
     world.reads(BOB, 5, room=INK)
     assert world.view.status() == "Tea · 2 online"
+
+
+def test_a_large_chatroom(world: World) -> None:
+    """Where only the number of those online is told, that is shown."""
+    fetched = events.ChatroomFetched(chatroom=chatroom(TEA, "Tea"), members=(), user_role="member")
+    world.view.opened(fetched, events.ChatroomOpened(chatroom_id=TEA, seq=1, online_count=300), [])
+    assert world.view.status() == "Tea · 300 online"
+    world.hear("presence_count", events.PresenceCount(chatroom_id=TEA, online_count=301))
+    world.hear("presence_count", events.PresenceCount(chatroom_id=INK, online_count=9))
+    assert world.view.status() == "Tea · 301 online"
 
 
 def test_coming_and_going(world: World) -> None:
