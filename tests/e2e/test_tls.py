@@ -25,6 +25,9 @@ from tests.e2e.server import Server
 from tests.e2e.socket_client import socket_client
 from tests.e2e.test_slow_reader import deaf_client, flood, metrics
 
+ALERT_RECORD = 7
+"""Bytes of a TLS alert in clear, with the head of its record (RFC 8446, 5.1 and 6)."""
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -121,6 +124,28 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "wss://127.0.0.1:{port}/ws",
+        "wss://127.0.0.1:{port}/ws?key=discover",
+        "parleys://127.0.0.1:{tcp_port}",
+        "parleys://localhost:{tcp_port}?key=discover&discover=https://127.0.0.1:{port}",
+    ],
+)
+async def test_every_transport_over_tls(secure: Server, url: str) -> None:
+    """The TCP port speaks TLS, too, with the same certificate; Noise goes inside, where it is wanted."""
+    ann = await secure.person()
+    room = await secure.chatroom(ann)
+    address = url.format(port=secure.port, tcp_port=secure.tcp_port)
+    async with asyncio.timeout(20), connect(address, ann.token, tls=secure.trust) as client:
+        sent = await client.send_message(room, "x" * 16_000)
+        async for event in client:
+            if event.event == "message_received":
+                assert event.data.message == sent.message
+                break
+
+
 async def test_an_unknown_authority(secure: Server, caplog: pytest.LogCaptureFixture) -> None:
     """The Python client does not talk to a server whose certificate it does not trust; it says so, and tries again."""
 
@@ -159,12 +184,14 @@ async def test_a_slow_reader_over_tls(secure: Server) -> None:
         assert (await slow.event())["seq"] == reached + 1
 
 
-async def test_plain_http_is_cut(secure: Server) -> None:
+async def test_clear_speech_is_cut(secure: Server) -> None:
     """Who speaks without TLS is answered with nothing but an alert, and cut at once."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", secure.port)
-    writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert b"HTTP" not in await asyncio.wait_for(reader.read(), 10)
-    writer.close()
+    clear = {secure.port: b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n", secure.tcp_port: b"PLY1\x00" + bytes(200)}
+    for port, data in clear.items():
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(data)
+        assert len(await asyncio.wait_for(reader.read(), 10)) <= ALERT_RECORD
+        writer.close()
 
 
 async def test_a_silent_handshake_is_cut(secure: Server) -> None:
@@ -172,8 +199,9 @@ async def test_a_silent_handshake_is_cut(secure: Server) -> None:
     hello = ssl.MemoryBIO()
     with pytest.raises(ssl.SSLWantReadError):
         ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), hello, server_hostname="x").do_handshake()
-    for said in (b"", hello.read()[:40]):
-        reader, writer = await asyncio.open_connection("127.0.0.1", secure.port)
+    begun = hello.read()[:40]
+    for said, port in ((b"", secure.port), (begun, secure.port), (b"", secure.tcp_port), (begun, secure.tcp_port)):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(said)
         assert await asyncio.wait_for(reader.read(), 10) == b""
         writer.close()
