@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from crypto.end_to_end import DeviceName, DevicePrivateKey, Place, Wrap
+from crypto.sealing import new_key
 from tests.e2e.doors import Answer, ask
 from tests.e2e.server import Person, Server
 
@@ -98,3 +100,26 @@ class Device:
         """Writes an encrypted message."""
         content = self.seal(room, version, room_key, text)
         return await self.ask("send_message", chatroom_id=room, content=content, **more)
+
+
+async def devices(server: Server, people: list[Person], door: str = "rest") -> list[Device]:
+    """A new device of each of these people, registered."""
+    made = [Device(server, person, f"test-{uuid4().hex[:8]}", door) for person in people]
+    for answer in await asyncio.gather(*(device.register() for device in made)):
+        assert answer.code == "ok", answer
+    return made
+
+
+async def retired(*used: Device) -> None:
+    """A user may have ten devices, and these people are in many tests."""
+    await asyncio.gather(*(device.delete() for device in used))
+
+
+async def keyed_room(server: Server, *members: Device) -> tuple[UUID, bytes]:
+    """A room of the owners of these devices, who have version 1 of its key."""
+    people = list(dict.fromkeys(device.person.id for device in members))
+    by_id = {device.person.id: device.person for device in members}
+    room = await server.chatroom(*(by_id[id] for id in people))
+    key = new_key()
+    assert (await members[0].make(room, 1, key, *members[1:])).code == "ok"
+    return room, key
