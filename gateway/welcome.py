@@ -63,6 +63,8 @@ Parley is running.
   Data        {data}
 
 Try it, in another terminal:
+  parley chat --url {ws}
+or by REST:
   curl -s {url}/auth/register -H 'Content-Type: application/json' \\
     -d '{{"username": "ann", "email": "ann@example.com", "password": "correct horse", "display_name": "Ann"}}'
 

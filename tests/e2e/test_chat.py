@@ -69,11 +69,11 @@ async def chatting(server: Server, *arguments: str, **environment: str) -> Async
 
 
 async def test_two_talk(common_server: Server) -> None:
-    """One makes a chatroom and invites the other; both see what both say, who comes and who has gone."""
+    """One makes a chatroom and invites the other; both see what both say, by WebSocket and by TCP under Noise."""
     ann, bob = await common_server.people(2)
     async with (
         chatting(common_server, "--user", ann.username, PARLEY_PASSWORD=PASSWORD) as a,
-        chatting(common_server, PARLEY_TOKEN=bob.token) as b,
+        chatting(common_server, "--url", common_server.sealed, PARLEY_TOKEN=bob.token) as b,
     ):
         await a.shows("You are in no chatroom yet")
         await b.shows("You are in no chatroom yet")
