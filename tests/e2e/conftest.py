@@ -11,9 +11,17 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from tests.e2e.lines import TRANSPORTS, Transport
 from tests.e2e.server import Person, Server
 
 StartServer = Callable[..., Awaitable[Server]]
+
+
+@pytest.fixture(params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest) -> Transport:
+    """Each transport in turn: a test that asks for it runs over all of them."""
+    chosen: Transport = request.param
+    return chosen
 
 
 @pytest.fixture

@@ -1,15 +1,16 @@
-"""The same command through either door, REST or socket, so that one table of rules serves both."""
+"""The same command through any door, REST or a socket, so that one table of rules serves them all."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode
 
+from tests.e2e.lines import TRANSPORTS, Transport
 from tests.e2e.server import Person, Server
 from tests.e2e.socket_client import socket_client
 
-DOORS = ("rest", "socket")
+DOORS = ("rest", *TRANSPORTS)
 
 ROUTES = {
     "create_chatroom": ("POST", "/chatrooms"),
@@ -34,6 +35,11 @@ ROUTES = {
 """Where REST takes each socket command."""
 
 
+def beside(door: str) -> Transport:
+    """The transport of a socket that a test has beside a door: the door's own where it is one."""
+    return "ws-json" if door == "rest" else cast("Transport", door)
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What came back: `code` is an error's, or `ok`."""
@@ -47,7 +53,7 @@ async def ask(server: Server, door: str, person: Person, event: str, **data: Any
     """Has a person give a command through a door."""
     if door == "rest":
         return await _ask_rest(server, person, event, data)
-    async with socket_client(server.ws) as client:
+    async with socket_client(server, beside(door)) as client:
         await client.authenticate(person.token)
         frame = await client.ask(event, data)
         return Answer("ok" if frame["event"] == "ack" else frame["data"]["code"], frame["data"])

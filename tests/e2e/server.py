@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import os
 import random
@@ -10,12 +11,14 @@ import signal
 import socket
 import ssl
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import aiohttp
+
+from tests.e2e.lines import Transport
 
 GENEROUS = {
     "PARLEY_LIMIT_REQUESTS": "1000000",
@@ -46,7 +49,8 @@ class Person:
 class Server:
     """`parley serve` as a child process. It can be killed and started again on the same data and port.
 
-    `trust` is how its clients check its certificate, where it has one.
+    `trust` is how its clients check its certificate, where it has one; `transport` is
+    how they talk to it when a test does not say.
     """
 
     directory: Path
@@ -57,6 +61,12 @@ class Server:
     process: asyncio.subprocess.Process | None = None
     log_files: list[Path] = field(default_factory=list)
     trust: ssl.SSLContext | None = None
+    transport: Transport = "ws-json"
+    _noise_key: bytes = b""
+
+    def over(self, transport: Transport) -> Server:
+        """The same server, which runs already, as clients of this transport see it."""
+        return replace(self, transport=transport)
 
     @property
     def http(self) -> str:
@@ -117,11 +127,19 @@ class Server:
 
     async def _answers(self) -> bool:
         try:
-            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            for port in (self.port, self.tcp_port):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
         except OSError:
             return False
-        writer.close()
         return True
+
+    async def noise_key(self) -> bytes:
+        """Its public key, as it says itself."""
+        if not self._noise_key:
+            _, info = await self.call("GET", "/.well-known/parley")
+            self._noise_key = base64.urlsafe_b64decode(info["noise"]["public_key"] + "=")
+        return self._noise_key
 
     async def kill(self) -> None:
         """kill -9."""

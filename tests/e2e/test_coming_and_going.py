@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from tests.e2e.doors import ask
+from tests.e2e.lines import Transport
 from tests.e2e.server import Person, Server
 from tests.e2e.socket_client import SocketClient, socket_client
 
@@ -20,11 +21,13 @@ def server(common_server: Server) -> Server:
     return common_server
 
 
-async def test_an_added_member_hears_from_their_join_on(server: Server, crowd: list[Person]) -> None:
+async def test_an_added_member_hears_from_their_join_on(
+    server: Server, crowd: list[Person], transport: Transport
+) -> None:
     """A newcomer's first event is their own `user_joined`; what follows comes by itself."""
     ann, bob = crowd[:2]
     room = await server.chatroom(ann)
-    async with socket_client(server.ws) as client:
+    async with socket_client(server, transport) as client:
         await client.authenticate(bob.token)
         for text in ("one", "two"):
             await ask(server, "rest", ann, "send_message", chatroom_id=room, content=text)
@@ -37,11 +40,13 @@ async def test_an_added_member_hears_from_their_join_on(server: Server, crowd: l
         assert (await room_event(client, room))["data"]["message"]["content"] == "three"
 
 
-async def test_a_removed_member_hears_that_and_no_more(server: Server, crowd: list[Person]) -> None:
+async def test_a_removed_member_hears_that_and_no_more(
+    server: Server, crowd: list[Person], transport: Transport
+) -> None:
     """`user_left` is the last event; sending, reading, syncing and typing are refused; others hear on."""
     ann, bob, cat = crowd[:3]
     room = await server.chatroom(ann, bob, cat)
-    async with socket_client(server.ws) as client, socket_client(server.ws) as other:
+    async with socket_client(server, transport) as client, socket_client(server, transport) as other:
         await client.authenticate(bob.token)
         await other.authenticate(cat.token)
         await ask(server, "rest", ann, "remove_member", chatroom_id=room, user_id=bob.id)
@@ -65,17 +70,19 @@ async def test_a_removed_member_hears_that_and_no_more(server: Server, crowd: li
         assert (await room_event(other, room))["data"]["message"]["content"] == "secret"
 
 
-async def test_a_resume_brings_back_no_removed_member(server: Server, crowd: list[Person]) -> None:
+async def test_a_resume_brings_back_no_removed_member(
+    server: Server, crowd: list[Person], transport: Transport
+) -> None:
     """A member removed while cut off learns of it on resume, and of nothing that came after."""
     ann, bob = crowd[:2]
     room = await server.chatroom(ann, bob)
-    async with socket_client(server.ws) as client:
+    async with socket_client(server, transport) as client:
         ready = await client.authenticate(bob.token)
         client.cut()
     await ask(server, "rest", ann, "send_message", chatroom_id=room, content="before")
     await ask(server, "rest", ann, "remove_member", chatroom_id=room, user_id=bob.id)
     await ask(server, "rest", ann, "send_message", chatroom_id=room, content="after")
-    async with socket_client(server.ws) as client:
+    async with socket_client(server, transport) as client:
         session = {name: ready[name] for name in ("session_id", "resume_token")}
         await client.until("hello")
         await client.send("resume", {**session, "received": 0})

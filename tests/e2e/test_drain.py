@@ -7,13 +7,14 @@ import signal
 import time
 from collections import Counter
 from contextlib import AsyncExitStack
+from itertools import cycle
 from pathlib import Path
 from uuid import UUID
 
 import aiohttp
-from websockets.exceptions import ConnectionClosed
 
 from tests.e2e.conftest import StartServer
+from tests.e2e.lines import TRANSPORTS, Ended
 from tests.e2e.server import Server
 from tests.e2e.socket_client import SocketClient, socket_client
 
@@ -40,7 +41,7 @@ class Sender:
                 answer = await self.client.say(self._room, text)
                 assert answer["event"] == "ack", answer
                 self.acked.append(text)
-        except ConnectionClosed:
+        except Ended:
             self.closed_at = time.monotonic()
 
 
@@ -64,8 +65,8 @@ async def test_drain_under_load(start_server: StartServer) -> None:
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(aiohttp.ClientSession())
         senders = []
-        for number, person in enumerate(people):
-            client = await stack.enter_async_context(socket_client(server.ws, max_queue=None))
+        for number, (person, transport) in enumerate(zip(people, cycle(TRANSPORTS), strict=False)):
+            client = await stack.enter_async_context(socket_client(server, transport))
             await client.authenticate(person.token)
             senders.append(Sender(client, room, str(number)))
         running = asyncio.gather(*(sender.run() for sender in senders))
@@ -79,7 +80,7 @@ async def test_drain_under_load(start_server: StartServer) -> None:
         async with asyncio.timeout(DRAIN + 5):
             await running
             assert await server.process.wait() == 0
-    assert Counter(sender.client.ws.close_code for sender in senders) == {DRAINING: CLIENTS}
+    assert Counter(sender.client.close_code for sender in senders) == {DRAINING: CLIENTS}
     closes = sorted(sender.closed_at - told for sender in senders)
     assert closes[-1] - closes[0] > DRAIN / 2
     assert max(Counter(int(close / DRAIN * 4) for close in closes).values()) <= CLIENTS // 2
@@ -98,8 +99,8 @@ async def test_what_was_taken_is_answered(start_server: StartServer) -> None:
     room = await server.chatroom(people[0], *people[1:])
     async with AsyncExitStack() as stack:
         senders = []
-        for number, person in enumerate(people):
-            client = await stack.enter_async_context(socket_client(server.ws, max_queue=None))
+        for number, (person, transport) in enumerate(zip(people, cycle(TRANSPORTS), strict=False)):
+            client = await stack.enter_async_context(socket_client(server, transport))
             await client.authenticate(person.token)
             senders.append(Sender(client, room, str(number)))
         running = asyncio.gather(*(sender.run() for sender in senders))
@@ -116,21 +117,26 @@ async def test_nobody_new(start_server: StartServer) -> None:
     server = await start_server(PARLEY_DRAIN="1")
     people = await server.people(CLIENTS)
     async with AsyncExitStack() as stack:
-        for person in people:
-            client = await stack.enter_async_context(socket_client(server.ws, max_queue=None))
+        for person, transport in zip(people, cycle(TRANSPORTS), strict=False):
+            client = await stack.enter_async_context(socket_client(server, transport))
             await client.authenticate(person.token)
         assert server.process is not None
         server.process.send_signal(signal.SIGTERM)
-        refused = False
         async with asyncio.timeout(0.7):
-            while not refused:
-                try:
-                    _, writer = await asyncio.open_connection("127.0.0.1", server.port)
-                    writer.close()
-                except ConnectionError as error:  # a reset is one that still waited to be taken
-                    refused = isinstance(error, ConnectionRefusedError)
+            await asyncio.gather(*(_refused(port) for port in (server.port, server.tcp_port)))
         assert server.process.returncode is None
         await server.process.wait()
+
+
+async def _refused(port: int) -> None:
+    """Waits until nobody can connect to this port."""
+    refused = False
+    while not refused:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+        except ConnectionError as error:  # a reset is one that still waited to be taken
+            refused = isinstance(error, ConnectionRefusedError)
 
 
 async def test_its_own_postgres(start_server: StartServer, tmp_path: Path) -> None:

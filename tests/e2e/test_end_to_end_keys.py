@@ -14,7 +14,8 @@ from crypto.end_to_end import DevicePrivateKey
 from crypto.sealing import new_key
 from tests.e2e.bots import make_bot
 from tests.e2e.devices import Device, devices, keyed_room, retired
-from tests.e2e.doors import DOORS, ask
+from tests.e2e.doors import DOORS, ask, beside
+from tests.e2e.lines import Transport
 from tests.e2e.server import Person, Server
 from tests.e2e.socket_client import SocketClient, socket_client
 
@@ -213,7 +214,7 @@ async def test_who_goes_takes_the_key_out_of_use(server: Server, crowd: list[Per
     ann, bob, eve = used = await devices(server, crowd[:3], door)
     room, key = await keyed_room(server, ann, bob, eve)
     before = await eve.send(room, 1, key, "before")
-    async with socket_client(server.ws) as client, socket_client(server.ws) as gone:
+    async with socket_client(server, beside(door)) as client, socket_client(server, beside(door)) as gone:
         await client.authenticate(bob.person.token)
         await gone.authenticate(eve.person.token)
         if how == "user_left":
@@ -258,7 +259,7 @@ async def test_a_device_that_goes_takes_the_key_out_of_use(
     ann, bob, phone = used = await devices(server, [crowd[0], crowd[1], crowd[1]], door)
     room, key = await keyed_room(server, ann, bob, phone)
     without, other_key = await keyed_room(server, ann, bob)
-    async with socket_client(server.ws) as client:
+    async with socket_client(server, beside(door)) as client:
         await client.authenticate(ann.person.token)
         if how == "device_deleted":
             await phone.delete()
@@ -280,12 +281,12 @@ async def test_a_device_that_goes_takes_the_key_out_of_use(
     await retired(*used)
 
 
-async def test_a_revoked_bot_has_no_devices(server: Server, crowd: list[Person]) -> None:
+async def test_a_revoked_bot_has_no_devices(server: Server, crowd: list[Person], transport: Transport) -> None:
     """Revoking a bot is the end of its devices too: its chatrooms' keys are out of use."""
     bot = await make_bot(server, crowd[0], "read", "write")
     ann, machine = await devices(server, [crowd[0], bot])
     room, key = await keyed_room(server, ann, machine)
-    async with socket_client(server.ws) as client:
+    async with socket_client(server, transport) as client:
         await client.authenticate(ann.person.token)
         await server.data("DELETE", f"/bots/{bot.id}", ann.person.token)
         frames = await heard(client, room)
@@ -297,11 +298,13 @@ async def test_a_revoked_bot_has_no_devices(server: Server, crowd: list[Person])
     await retired(ann)
 
 
-async def test_a_rotation_that_is_due_is_not_due_twice(server: Server, crowd: list[Person]) -> None:
+async def test_a_rotation_that_is_due_is_not_due_twice(
+    server: Server, crowd: list[Person], transport: Transport
+) -> None:
     """A device that has no version that may still be used goes without an event; who leaves always makes one."""
     ann, bob, phone = used = await devices(server, [crowd[0], crowd[1], crowd[0]])
     room, _ = await keyed_room(server, ann, bob, phone)
-    async with socket_client(server.ws) as client:
+    async with socket_client(server, transport) as client:
         await client.authenticate(ann.person.token)
         await phone.delete()
         await bob.delete()
@@ -313,12 +316,12 @@ async def test_a_rotation_that_is_due_is_not_due_twice(server: Server, crowd: li
     await retired(*used)
 
 
-async def test_no_keys_no_rotation(server: Server, crowd: list[Person]) -> None:
+async def test_no_keys_no_rotation(server: Server, crowd: list[Person], transport: Transport) -> None:
     """Where clients manage keys on their own, any version is taken, and nobody is told to rotate."""
     ann, bob = crowd[:2]
     room = await server.chatroom(ann, bob)
     sealed = {"encrypted_data": "ZQ==", "iv": "aQ==", "key_version": 77}
-    async with socket_client(server.ws) as client:
+    async with socket_client(server, transport) as client:
         await client.authenticate(ann.token)
         await ask(server, "rest", bob, "leave_membership", chatroom_id=room)
         assert [frame["event"] for frame in await heard(client, room)] == ["user_left"]
@@ -347,11 +350,13 @@ async def test_versions_that_are_refused(server: Server, crowd: list[Person], do
     await retired(*used)
 
 
-async def test_no_message_under_an_old_key_after_a_removal(server: Server, crowd: list[Person]) -> None:
+async def test_no_message_under_an_old_key_after_a_removal(
+    server: Server, crowd: list[Person], transport: Transport
+) -> None:
     """Whatever races with a removal: no message of the old version has a `seq` above `key_rotation_needed`."""
     ann, bob, eve = used = await devices(server, crowd[:3])
     room, key = await keyed_room(server, ann, bob, eve)
-    async with socket_client(server.ws) as client, socket_client(server.ws) as writer:
+    async with socket_client(server, transport) as client, socket_client(server, transport) as writer:
         await client.authenticate(ann.person.token)
         await writer.authenticate(bob.person.token)
         removal = asyncio.create_task(ann.ask("remove_member", chatroom_id=room, user_id=eve.person.id))

@@ -12,6 +12,7 @@ import pytest
 from websockets.frames import Opcode
 
 from tests.e2e.conftest import StartServer
+from tests.e2e.lines import Transport
 from tests.e2e.raw import frame, head, raw_socket, text
 from tests.e2e.server import PASSWORD, Person, Server
 from tests.e2e.socket_client import socket_client
@@ -142,10 +143,10 @@ async def test_ways_to_bring_a_token(common_server: Server, crowd: list[Person],
     assert ready["data"]["user"]["id"] == str(crowd[0].id)
 
 
-async def test_what_hello_and_ready_say(common_server: Server, crowd: list[Person]) -> None:
+async def test_what_hello_and_ready_say(common_server: Server, crowd: list[Person], transport: Transport) -> None:
     """`hello` names the limits; `ready` echoes the id, and lists each room with its seq."""
     room = await common_server.chatroom(crowd[0], name="Listed")
-    async with socket_client(common_server.ws) as client:
+    async with socket_client(common_server, transport) as client:
         hello = await client.recv()
         assert hello["data"] == {
             "server": "parley",
@@ -171,12 +172,12 @@ async def test_what_hello_and_ready_say(common_server: Server, crowd: list[Perso
 # --- accounts that end -----------------------------------------------------------------------
 
 
-async def test_sign_out(common_server: Server) -> None:
+async def test_sign_out(common_server: Server, transport: Transport) -> None:
     """Signing out closes that sign-in's sockets within two seconds, and no other's; its token opens nothing."""
     ann = await common_server.person()
     login = {"username": ann.username, "password": PASSWORD}
     other = (await common_server.data("POST", "/auth/login", body=login))["access_token"]
-    async with socket_client(common_server.ws) as one, socket_client(common_server.ws) as two:
+    async with socket_client(common_server, transport) as one, socket_client(common_server, transport) as two:
         await one.authenticate(ann.token)
         await two.authenticate(other)
         await common_server.call("POST", "/auth/logout", ann.token)
@@ -189,10 +190,10 @@ async def test_sign_out(common_server: Server) -> None:
         assert (await client.closed())[0] == 4001
 
 
-async def test_a_deactivated_account(common_server: Server) -> None:
+async def test_a_deactivated_account(common_server: Server, transport: Transport) -> None:
     """A deactivated account opens nothing: not by token, by password, by refresh or by resume."""
     ann = await common_server.person()
-    async with socket_client(common_server.ws) as client:
+    async with socket_client(common_server, transport) as client:
         ready = await client.authenticate(ann.token)
         client.cut()
     conn = await asyncpg.connect(common_server.database_url)
@@ -210,7 +211,7 @@ async def test_a_deactivated_account(common_server: Server) -> None:
     assert wrong[1]["error"]["code"] == "AUTH_INVALID_CREDENTIALS"
     session = {name: ready[name] for name in ("session_id", "resume_token")}
     for event, data in (("authenticate", {"token": ann.token}), ("resume", {**session, "received": 0})):
-        async with socket_client(common_server.ws) as client:
+        async with socket_client(common_server, transport) as client:
             await client.until("hello")
             await client.send(event, data)
             assert (await client.recv())["event"] == "error"

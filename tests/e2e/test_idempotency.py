@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.conftest import StartServer
 from tests.e2e.doors import DOORS, Answer, ask
+from tests.e2e.lines import Transport
 from tests.e2e.server import Person, Server
 from tests.e2e.socket_client import socket_client
 
@@ -23,14 +24,14 @@ async def send(server: Server, door: str, person: Person, room: UUID, content: s
     return await ask(server, door, person, "send_message", chatroom_id=room, content=content, **more)
 
 
-async def test_fifty_copies_are_one_message(common_server: Server, crowd: list[Person]) -> None:
-    """Fifty copies at once through both doors: one row, one delivery, one id, and one answer that is no duplicate."""
+async def test_fifty_copies_are_one_message(common_server: Server, crowd: list[Person], transport: Transport) -> None:
+    """Fifty copies at once through all doors: one row, one delivery, one id, and one answer that is no duplicate."""
     server = common_server
     ann, bob = crowd[:2]
     room = await server.chatroom(ann, bob)
-    async with socket_client(server.ws) as client:
+    async with socket_client(server, transport) as client:
         await client.authenticate(bob.token)
-        answers = await asyncio.gather(*(send(server, DOORS[n % 2], ann, room) for n in range(COPIES)))
+        answers = await asyncio.gather(*(send(server, DOORS[n % len(DOORS)], ann, room) for n in range(COPIES)))
         await send(server, "rest", ann, room, "last", client_id="last")
         heard: list[str] = []
         while not heard or heard[-1] != "last":
@@ -43,11 +44,11 @@ async def test_fifty_copies_are_one_message(common_server: Server, crowd: list[P
     assert await rows(server, room) == 2
 
 
-async def test_copies_on_one_socket(common_server: Server, crowd: list[Person]) -> None:
+async def test_copies_on_one_socket(common_server: Server, crowd: list[Person], transport: Transport) -> None:
     """Copies that travel in one commit are one message too; each is answered, the first as new."""
     room = await common_server.chatroom(crowd[0])
     data = {"chatroom_id": room, "content": "once", "client_id": "x"}
-    async with socket_client(common_server.ws) as client:
+    async with socket_client(common_server, transport) as client:
         await client.authenticate(crowd[0].token)
         for n in range(COPIES):
             await client.send("send_message", data, id=str(n))
@@ -66,11 +67,11 @@ async def rows(server: Server, room: UUID) -> int:
 
 
 async def test_a_retry_after_a_restart(start_server: StartServer) -> None:
-    """A retry that comes after a kill and a restart, by either door, with other words or none, gets the original."""
+    """A retry that comes after a kill and a restart, by any door, with other words or none, gets the original."""
     server = await start_server()
     ann = await server.person()
     room = await server.chatroom(ann)
-    first = await send(server, "socket", ann, room, "original")
+    first = await send(server, "ws-json", ann, room, "original")
     await server.kill()
     await server.start()
     for door in DOORS:
@@ -121,4 +122,4 @@ async def test_without_a_client_id(common_server: Server, crowd: list[Person]) -
     """Sends without one are each a message of their own."""
     room = await common_server.chatroom(crowd[0])
     answers = [await send(common_server, door, crowd[0], room, client_id=None) for door in DOORS * 2]
-    assert len({answer.data["message"]["id"] for answer in answers}) == 4
+    assert len({answer.data["message"]["id"] for answer in answers}) == len(DOORS) * 2

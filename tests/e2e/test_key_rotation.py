@@ -8,9 +8,11 @@ import json
 import os
 import signal
 import sys
+from contextlib import AsyncExitStack
 
 from storage.database import Database
 from tests.e2e.conftest import StartServer
+from tests.e2e.lines import TRANSPORTS
 from tests.e2e.server import Server
 from tests.e2e.socket_client import socket_client
 
@@ -34,16 +36,19 @@ async def test_rotation_signs_nobody_out(server: Server, db: Database) -> None:
 
 
 async def test_rotation_keeps_sockets(server: Server) -> None:
-    """A socket that is open while keys rotate goes on, and takes a token of the new key."""
+    """A socket that is open while keys rotate goes on, and takes a token of the new key, on every transport."""
     ann = await server.person()
     room = await server.chatroom(ann)
-    async with socket_client(server.ws) as client:
-        await client.authenticate(ann.token)
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(socket_client(server, transport)) for transport in TRANSPORTS]
+        for client in clients:
+            await client.authenticate(ann.token)
         await rotate(server)
         body = {"refresh_token": ann.refresh_token}
         token = (await server.data("POST", "/auth/refresh", body=body))["access_token"]
-        assert (await client.ask("authenticate", {"token": token}))["event"] == "authenticated"
-        assert (await client.say(room, "still here"))["event"] == "ack"
+        for client in clients:
+            assert (await client.ask("authenticate", {"token": token}))["event"] == "authenticated"
+            assert (await client.say(room, "still here"))["event"] == "ack"
 
 
 async def test_a_lost_master_key_refuses_to_start(start_server: StartServer) -> None:

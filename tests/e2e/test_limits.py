@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 
 from tests.e2e.conftest import StartServer
+from tests.e2e.lines import LOST, TRANSPORTS, Ended
 from tests.e2e.raw import RawSocket, head, raw_socket, text
 from tests.e2e.server import PASSWORD, Server
-from tests.e2e.socket_client import SocketClient, socket_client
+from tests.e2e.socket_client import SocketClient, on_all_transports, socket_client
 
 SILENT = 500
 
 
-async def opened(server: Server, client: SocketClient, token: str) -> str:
+async def opened(client: SocketClient, token: str) -> str:
     """What a connection with a token comes to: `ready`, or an error's code."""
     await client.until("hello")
     await client.send("authenticate", {"token": token})
@@ -25,38 +26,42 @@ async def opened(server: Server, client: SocketClient, token: str) -> str:
 
 
 async def test_connections_of_a_user(start_server: StartServer) -> None:
-    """A user has five; a sixth is refused for good, until one of them closes; others are not concerned."""
-    server = await start_server(PARLEY_LIMIT_CONNECTIONS="5")
+    """A user has six, over any transports; one more is refused for good, until one closes; others are not concerned."""
+    server = await start_server(PARLEY_LIMIT_CONNECTIONS="6")
     ann, bob = await server.people(2)
     async with AsyncExitStack() as stack:
-        five = [await stack.enter_async_context(socket_client(server.ws)) for _ in range(5)]
-        assert [await opened(server, client, ann.token) for client in five] == ["ready"] * 5
-        async with socket_client(server.ws) as sixth:
-            assert await opened(server, sixth, ann.token) == "CONNECTION_LIMIT_EXCEEDED"
-            assert await sixth.closed() == (4004, "CONNECTION_LIMIT_EXCEEDED")
-        async with socket_client(server.ws) as other:
-            assert await opened(server, other, bob.token) == "ready"
-        await five[0].ws.close()
-        async with socket_client(server.ws) as again:
-            assert await opened(server, again, ann.token) == "ready"
+        six = [await stack.enter_async_context(socket_client(server, transport)) for transport in TRANSPORTS]
+        assert [await opened(client, ann.token) for client in six] == ["ready"] * 6
+        for place, transport in enumerate(TRANSPORTS):
+            async with socket_client(server, transport) as another:
+                assert await opened(another, ann.token) == "CONNECTION_LIMIT_EXCEEDED"
+                assert await another.closed() == (4004, "CONNECTION_LIMIT_EXCEEDED")
+            async with socket_client(server, transport) as other:
+                assert await opened(other, bob.token) == "ready"
+            await six[place].goodbye()
+            again = await stack.enter_async_context(socket_client(server, transport))
+            assert await opened(again, ann.token) == "ready"
 
 
 async def test_connections_at_once(start_server: StartServer) -> None:
-    """Of twenty that open in the same moment, five get in."""
+    """Of many that open in the same moment, over all transports, five get in."""
     server = await start_server(PARLEY_LIMIT_CONNECTIONS="5")
     ann = await server.person()
     async with AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(socket_client(server.ws)) for _ in range(20)]
-        outcomes = await asyncio.gather(*(opened(server, client, ann.token) for client in clients))
-    assert sorted(outcomes) == ["CONNECTION_LIMIT_EXCEEDED"] * 15 + ["ready"] * 5
+        clients = [await stack.enter_async_context(socket_client(server, transport)) for transport in TRANSPORTS * 4]
+        outcomes = await asyncio.gather(*(opened(client, ann.token) for client in clients))
+    assert sorted(outcomes) == ["CONNECTION_LIMIT_EXCEEDED"] * 19 + ["ready"] * 5
 
 
 async def test_commands_of_a_session(start_server: StartServer) -> None:
     """Above the burst a command is refused with the time to wait, and works after it; a flood ends the connection."""
-    server = await start_server(PARLEY_LIMIT_COMMANDS="120", PARLEY_LIMIT_BURST="5")
+    await on_all_transports(await start_server(PARLEY_LIMIT_COMMANDS="120", PARLEY_LIMIT_BURST="5"), _flood)
+
+
+async def _flood(server: Server) -> None:
     ann = await server.person()
     room = await server.chatroom(ann)
-    async with socket_client(server.ws, max_queue=None) as client, socket_client(server.ws) as other:
+    async with socket_client(server) as client, socket_client(server) as other:
         await client.authenticate(ann.token)
         await other.authenticate(ann.token)
         for n in range(8):
@@ -69,8 +74,9 @@ async def test_commands_of_a_session(start_server: StartServer) -> None:
         assert 0 < wait <= 0.5
         await asyncio.sleep(wait)
         assert (await client.say(room, "later"))["event"] == "ack"
-        for _ in range(200):
-            await client.send("typing_start", {"chatroom_id": room})
+        with suppress(Ended):
+            for _ in range(200):
+                await client.send("typing_start", {"chatroom_id": room})
         assert (await client.closed())[0] == 4102
         assert (await other.ask("ping"))["event"] == "pong"
         assert (await other.say(room, "mine"))["event"] == "ack"
@@ -80,11 +86,13 @@ async def test_broken_frames_count_as_commands(start_server: StartServer) -> Non
     """A flood of frames that are no commands ends the connection too."""
     server = await start_server(PARLEY_LIMIT_COMMANDS="1", PARLEY_LIMIT_BURST="2")
     ann = await server.person()
-    async with socket_client(server.ws, max_queue=None) as client:
-        await client.authenticate(ann.token)
-        for _ in range(100):
-            await client.ws.send("{")
-        assert (await client.closed())[0] == 4102
+    for transport in TRANSPORTS:
+        async with socket_client(server, transport) as client:
+            await client.authenticate(ann.token)
+            with suppress(Ended):
+                for _ in range(100):
+                    await client.line.send(b"{")
+            assert (await client.closed())[0] == 4102
     assert "Traceback" not in server.logs()
 
 
@@ -95,6 +103,7 @@ async def test_strangers_of_an_address(start_server: StartServer) -> None:
     async with AsyncExitStack() as stack:
         three = [await stack.enter_async_context(raw_socket(server, head())) for _ in range(3)]
         assert await upgrade(server) == 429
+        assert not await greeted(server)
         assert (await server.call("GET", "/users/me", ann.token))[0] == 200
         assert (await three[0].ask(text("authenticate", {"token": ann.token})))["event"] == "ready"
         assert await upgrade(server) == 101
@@ -104,6 +113,25 @@ async def test_strangers_of_an_address(start_server: StartServer) -> None:
         three[2].send(text("authenticate", {"token": "wrong"}))
         await three[2].close_code()
         await until_upgraded(server)
+    async with asyncio.timeout(5):
+        while not await greeted(server):
+            await asyncio.sleep(0.02)
+    async with AsyncExitStack() as stack:
+        for transport in ("tcp-json", "tcp-noise", "ws-noise"):
+            await stack.enter_async_context(socket_client(server, transport))
+        assert await upgrade(server) == 429
+        assert not await greeted(server)
+    await until_upgraded(server)
+
+
+async def greeted(server: Server) -> bool:
+    """Whether a stranger over TCP has a `hello`; one too many is cut without a word."""
+    try:
+        async with socket_client(server, "tcp-json") as client:
+            await client.until("hello")
+    except Ended as end:
+        return end.code != LOST
+    return True
 
 
 async def upgrade(server: Server) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import parse_qs, quote, urlsplit
@@ -12,8 +13,11 @@ from urllib.parse import parse_qs, quote, urlsplit
 import pytest
 
 from tests.e2e.conftest import StartServer
+from tests.e2e.lines import TRANSPORTS, Transport
+from tests.e2e.server import Server
 from tests.e2e.socket_client import socket_client
 
+SENDERS: tuple[Transport, ...] = ("ws-json", "tcp-noise")
 FOUND = 5.0
 """Seconds in which a lost event reaches those who hear the chatroom."""
 SOCKET = ".s.PGSQL.5432"
@@ -73,21 +77,34 @@ async def test_lost_answer(start_server: StartServer, line: tuple[Line, str]) ->
     """The sender is told to try again, and does so without harm; the others hear of it in time, on the same socket."""
     between, url = line
     server = await start_server(DATABASE_URL=url)
+    for sender in SENDERS:
+        await _lose_answer(between, server, sender)
+
+
+async def _lose_answer(between: Line, server: Server, transport: Transport) -> None:
+    """There is a reader on every transport."""
     ann, bob = await server.people(2)
     room = await server.chatroom(ann, bob)
-    async with socket_client(server.ws) as sender, socket_client(server.ws) as reader:
+    async with AsyncExitStack() as stack:
+        sender = await stack.enter_async_context(socket_client(server, transport))
         await sender.authenticate(ann.token)
-        await reader.authenticate(bob.token)
-        assert (await sender.say(room, "before"))["event"] == "ack"
+        readers = [await stack.enter_async_context(socket_client(server, other)) for other in TRANSPORTS]
+        for reader in readers:
+            await reader.authenticate(bob.token)
+        lost = between.lost
+        seq = (await sender.say(room, "before"))["data"]["message"]["seq"] + 1
         between.armed = True
         answer = await sender.say(room, "lost", client_id="once")
         began = time.monotonic()
         assert (answer["event"], answer["data"]["code"]) == ("error", "SERVICE_UNAVAILABLE")
-        assert between.lost == 1
-        heard = [await reader.until("message_received", timeout=FOUND) for _ in range(2)]
-        assert [frame["data"]["message"]["content"] for frame in heard] == ["before", "lost"]
+        assert between.lost == lost + 1
+        for reader in readers:
+            heard = [await reader.until("message_received", timeout=FOUND) for _ in range(2)]
+            assert [frame["data"]["message"]["content"] for frame in heard] == ["before", "lost"]
+            assert heard[1]["seq"] == seq
         assert time.monotonic() - began < FOUND
         retried = await sender.say(room, "lost", client_id="once")
-        assert (retried["data"]["duplicate"], retried["data"]["message"]["seq"]) == (True, heard[1]["seq"])
+        assert (retried["data"]["duplicate"], retried["data"]["message"]["seq"]) == (True, seq)
         await sender.say(room, "after")
-        assert (await reader.until("message_received"))["seq"] == heard[1]["seq"] + 1
+        for reader in readers:
+            assert (await reader.until("message_received"))["seq"] == seq + 1

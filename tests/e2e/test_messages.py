@@ -9,7 +9,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.e2e.doors import DOORS, Answer, ask
+from tests.e2e.doors import DOORS, Answer, ask, beside
+from tests.e2e.lines import Transport
 from tests.e2e.server import Person, Server
 from tests.e2e.socket_client import socket_client
 
@@ -46,7 +47,7 @@ async def test_a_message_as_it_is_sent(server: Server, crowd: list[Person], door
     """The ack holds the whole message, as history and the others have it."""
     ann, bob = crowd[:2]
     room = await server.chatroom(ann, bob)
-    async with socket_client(server.ws) as client:
+    async with socket_client(server, beside(door)) as client:
         await client.authenticate(bob.token)
         sent = await say(server, ann, room, "héllo\0 \U0001f600", door, client_id="c1", message_type="image")
         heard = await client.until("message_received")
@@ -95,7 +96,7 @@ async def test_content_that_only_members_can_open(server: Server, crowd: list[Pe
     ann, bob = crowd[:2]
     plain = await server.chatroom(ann, bob)
     strict = await server.chatroom(ann, bob, encryption_enabled=True)
-    async with socket_client(server.ws) as client:
+    async with socket_client(server, beside(door)) as client:
         await client.authenticate(bob.token)
         for room in (plain, strict):
             sent = await say(server, ann, room, SEALED, door)
@@ -123,11 +124,11 @@ async def test_how_long_a_message_may_be(server: Server, crowd: list[Person], do
     assert len((await fetch(server, ann, room)).data["messages"]) == 3
 
 
-async def test_one_bad_send_takes_no_other_down(server: Server, crowd: list[Person]) -> None:
+async def test_one_bad_send_takes_no_other_down(server: Server, crowd: list[Person], transport: Transport) -> None:
     """Sends that travel in one commit are judged one by one."""
     ann = crowd[0]
     room = await server.chatroom(ann)
-    async with socket_client(server.ws) as client:
+    async with socket_client(server, transport) as client:
         await client.authenticate(ann.token)
         for n in range(60):
             more = {"reply_to": str(uuid4())} if n % 3 == 0 else {}

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from websockets.typing import Subprotocol
 
+from tests.e2e.lines import Transport
 from tests.e2e.server import Person, Server
 from tests.e2e.socket_client import SocketClient, socket_client
 
@@ -59,7 +60,7 @@ class Observer:
 async def send_all(server: Server, person: Person, room: UUID, name: str, observer: Observer) -> dict[str, int]:
     """Sends EACH messages in bursts, each burst once the one before is acked and observed; returns the seq of each."""
     seqs: dict[str, int] = {}
-    async with socket_client(server.ws, max_queue=None) as client:
+    async with socket_client(server.ws) as client:
         await client.authenticate(person.token)
         for start in range(0, EACH, BURST):
             for n in range(start, start + BURST):
@@ -111,7 +112,7 @@ async def test_one_order_for_all(server: Server, crowd: list[Person]) -> None:
     observer = Observer()
     packed = [Subprotocol("parley.v1.msgpack")]
     async with (
-        socket_client(server.ws, max_queue=None) as one,
+        socket_client(server.ws) as one,
         socket_client(server.ws, max_queue=None, subprotocols=packed) as two,
     ):
         await one.authenticate(crowd[0].token)
@@ -134,12 +135,14 @@ async def test_one_order_for_all(server: Server, crowd: list[Person]) -> None:
         assert own == [f"s{n}-{i}" for i in range(EACH)]
 
 
-async def test_commands_of_a_session_are_taken_in_order(server: Server, crowd: list[Person]) -> None:
+async def test_commands_of_a_session_are_taken_in_order(
+    server: Server, crowd: list[Person], transport: Transport
+) -> None:
     """Whatever kinds of commands a client sends at once, they take effect, and are answered, in the order sent."""
     ann, bob = crowd[:2]
     room = await server.chatroom(ann, bob)
     data: dict[str, Any] = {"chatroom_id": room}
-    async with socket_client(server.ws) as client:
+    async with socket_client(server, transport) as client:
         await client.authenticate(ann.token)
         for n in range(0, 30, 3):
             await client.send("update_chatroom", {**data, "name": f"room {n}"}, id=f"{n}")

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,6 +17,7 @@ import pytest
 
 from storage.embedded import EmbeddedPostgres
 from tests.e2e.conftest import StartServer
+from tests.e2e.lines import TRANSPORTS
 from tests.e2e.server import Server
 from tests.e2e.socket_client import SocketClient, socket_client
 
@@ -139,8 +141,8 @@ async def test_restart_under_load(start_server: StartServer, postgres: Postgres)
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
         senders = []
-        for number, person in enumerate(people):
-            client = await stack.enter_async_context(socket_client(server.ws))
+        for number, (person, transport) in enumerate(zip(people, cycle(TRANSPORTS), strict=False)):
+            client = await stack.enter_async_context(socket_client(server, transport))
             await client.authenticate(person.token)
             senders.append(Sender(client, room, str(number)))
         running = asyncio.gather(*(sender.run(stop) for sender in senders))
@@ -160,10 +162,13 @@ async def test_reading_while_it_is_away(start_server: StartServer, postgres: Pos
     server = await start_server(DATABASE_URL=await postgres.start())
     (ann,) = await server.people(1)
     room = await server.chatroom(ann)
-    async with socket_client(server.ws) as client, socket_client(server.ws) as late:
-        await client.authenticate(ann.token)
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(socket_client(server, transport)) for transport in TRANSPORTS]
+        late = [await stack.enter_async_context(socket_client(server, transport)) for transport in TRANSPORTS]
+        for client in clients:
+            await client.authenticate(ann.token)
         await postgres.shut_down(signal.SIGINT)
-        for event, data in (
+        commands: tuple[tuple[str, dict[str, Any]], ...] = (
             ("send_message", {"chatroom_id": str(room), "content": "x"}),
             ("fetch_messages", {"chatroom_id": str(room)}),
             ("message_read", {"chatroom_id": str(room), "seq": 1}),
@@ -172,7 +177,8 @@ async def test_reading_while_it_is_away(start_server: StartServer, postgres: Pos
             ("create_chatroom", {"name": "another"}),
             ("add_members", {"chatroom_id": str(room), "user_ids": [str(ann.id)]}),
             ("sync", {"chatrooms": {str(room): 0}}),
-        ):
+        )
+        for client, (event, data) in product(clients, commands):
             answer = await client.ask(event, data, event)
             assert (answer["event"], answer["data"]["code"]) == ("error", "SERVICE_UNAVAILABLE"), event
             assert answer["data"]["retry_after"] > 0
@@ -180,10 +186,12 @@ async def test_reading_while_it_is_away(start_server: StartServer, postgres: Pos
         assert (status, body["error"]["code"]) == (503, "SERVICE_UNAVAILABLE")
         assert (await server.call("GET", "/health/ready"))[0] == 503
         assert (await server.call("GET", "/health/live"))[0] == 200
-        await late.until("hello")
-        await late.send("authenticate", {"token": ann.token})
-        assert (await late.recv())["data"]["code"] == "SERVICE_UNAVAILABLE"
-        assert (await late.closed())[0] == 4100
+        for client in late:
+            await client.until("hello")
+            await client.send("authenticate", {"token": ann.token})
+            assert (await client.recv())["data"]["code"] == "SERVICE_UNAVAILABLE"
+            assert (await client.closed())[0] == 4100
         await postgres.start()
-        assert (await client.say(room, "back"))["event"] == "ack"
+        for client in clients:
+            assert (await client.say(room, "back"))["event"] == "ack"
     assert "Traceback" not in server.logs()

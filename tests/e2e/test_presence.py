@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import UUID
 
@@ -13,8 +13,9 @@ import pytest
 import pytest_asyncio
 
 from tests.e2e.conftest import server_of_its_own
+from tests.e2e.lines import Transport
 from tests.e2e.server import Person, Server
-from tests.e2e.socket_client import SocketClient, socket_client
+from tests.e2e.socket_client import SocketClient, on_all_transports, socket_client
 
 GRACE = 0.6
 
@@ -27,9 +28,9 @@ async def module_server(server_url: str, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture
-def server(module_server: Server) -> Server:
-    """The server of this module."""
-    return module_server
+def server(module_server: Server, transport: Transport) -> Server:
+    """The server of this module, over each transport in turn."""
+    return module_server.over(transport)
 
 
 class Party:
@@ -41,18 +42,25 @@ class Party:
 
     async def connect(self, person: Person, *rooms: UUID) -> SocketClient:
         """A client that has these rooms open."""
-        client = await self._stack.enter_async_context(socket_client(self._server.ws))
+        client = await self._stack.enter_async_context(socket_client(self._server))
         await client.authenticate(person.token)
         for room in rooms:
             assert (await client.ask("join_chatroom", {"chatroom_id": room}))["event"] == "ack"
         return client
 
 
+@asynccontextmanager
+async def gathering(server: Server) -> AsyncIterator[Party]:
+    """A maker of clients, for as long as the context is open."""
+    async with AsyncExitStack() as stack:
+        yield Party(server, stack)
+
+
 @pytest.fixture
 async def party(server: Server) -> AsyncIterator[Party]:
     """A maker of clients."""
-    async with AsyncExitStack() as stack:
-        yield Party(server, stack)
+    async with gathering(server) as party:
+        yield party
 
 
 async def told(client: SocketClient, seconds: float = 0.0) -> list[dict[str, Any]]:
@@ -73,38 +81,48 @@ def presence(frames: list[dict[str, Any]]) -> list[tuple[str, str]]:
 # --- online and offline ----------------------------------------------------------------------
 
 
-async def test_coming_and_going(server: Server, party: Party) -> None:
+async def test_coming_and_going(module_server: Server) -> None:
     """The first session and the end of the last make an event each, whatever lies between."""
-    ann, bob = await server.people(2)
-    room = await server.chatroom(ann, bob)
-    watcher = await party.connect(ann, room)
-    first = await party.connect(bob)
-    second = await party.connect(bob)
-    frames = await told(watcher)
-    assert presence(frames) == [("user_online", str(bob.id))]
-    assert frames[0]["data"] == {"user_id": str(bob.id), "username": bob.username}
-    await first.ws.close()
-    assert presence(await told(watcher, GRACE + 0.4)) == []
-    await second.ws.close()
-    assert presence(await told(watcher, GRACE / 3)) == []
-    assert presence(await told(watcher, GRACE + 0.4)) == [("user_offline", str(bob.id))]
+    await on_all_transports(module_server, _coming_and_going)
 
 
-async def test_a_reconnect_within_the_grace(server: Server, party: Party) -> None:
+async def _coming_and_going(server: Server) -> None:
+    async with gathering(server) as party:
+        ann, bob = await server.people(2)
+        room = await server.chatroom(ann, bob)
+        watcher = await party.connect(ann, room)
+        first = await party.connect(bob)
+        second = await party.connect(bob)
+        frames = await told(watcher)
+        assert presence(frames) == [("user_online", str(bob.id))]
+        assert frames[0]["data"] == {"user_id": str(bob.id), "username": bob.username}
+        await first.goodbye()
+        assert presence(await told(watcher, GRACE + 0.4)) == []
+        await second.goodbye()
+        assert presence(await told(watcher, GRACE / 3)) == []
+        assert presence(await told(watcher, GRACE + 0.4)) == [("user_offline", str(bob.id))]
+
+
+async def test_a_reconnect_within_the_grace(module_server: Server) -> None:
     """Who comes back in time, by a resume or by a new session, was never away."""
-    ann, bob = await server.people(2)
-    room = await server.chatroom(ann, bob)
-    watcher = await party.connect(ann, room)
-    client = await party.connect(bob)
-    assert presence(await told(watcher)) == [("user_online", str(bob.id))]
-    client.cut()
-    again = await party.connect(bob)
-    assert presence(await told(watcher, GRACE + 0.4)) == []
-    await again.ws.close()
-    later = await party.connect(bob)
-    assert presence(await told(watcher, GRACE + 0.4)) == []
-    later.cut()
-    assert presence(await told(watcher, GRACE + 0.4)) == [("user_offline", str(bob.id))]
+    await on_all_transports(module_server, _a_reconnect_within_the_grace)
+
+
+async def _a_reconnect_within_the_grace(server: Server) -> None:
+    async with gathering(server) as party:
+        ann, bob = await server.people(2)
+        room = await server.chatroom(ann, bob)
+        watcher = await party.connect(ann, room)
+        client = await party.connect(bob)
+        assert presence(await told(watcher)) == [("user_online", str(bob.id))]
+        client.cut()
+        again = await party.connect(bob)
+        assert presence(await told(watcher, GRACE + 0.4)) == []
+        await again.goodbye()
+        later = await party.connect(bob)
+        assert presence(await told(watcher, GRACE + 0.4)) == []
+        later.cut()
+        assert presence(await told(watcher, GRACE + 0.4)) == [("user_offline", str(bob.id))]
 
 
 async def test_only_to_those_who_have_the_room_open(server: Server, party: Party) -> None:
@@ -156,24 +174,29 @@ async def test_a_syncing_member_is_online(server: Server, party: Party) -> None:
         assert answer["data"]["online_count"] == 2
 
 
-async def test_a_large_room_is_counted(server: Server, party: Party) -> None:
+async def test_a_large_room_is_counted(module_server: Server) -> None:
     """Above 200 members there are numbers, not names; many changes in a second make one event."""
-    ann, *others = await server.people(12)
-    room = await server.chatroom(ann, *others)
-    await fill(server, room, 201)
-    watcher = await party.connect(ann)
-    answer = await watcher.ask("join_chatroom", {"chatroom_id": room})
-    assert answer["data"]["online_count"] == 1
-    assert answer["data"].get("online") is None
-    clients = await asyncio.gather(*(party.connect(person) for person in others))
-    frames = await told(watcher, 1.5)
-    assert {frame["event"] for frame in frames} == {"presence_count"}
-    assert len(frames) <= 3
-    assert frames[-1]["data"] == {"chatroom_id": str(room), "online_count": 12}
-    for client in clients[:5]:
-        await client.ws.close()
-    frames = await told(watcher, GRACE + 2)
-    assert frames[-1]["data"] == {"chatroom_id": str(room), "online_count": 7}
+    await on_all_transports(module_server, _a_large_room_is_counted)
+
+
+async def _a_large_room_is_counted(server: Server) -> None:
+    async with gathering(server) as party:
+        ann, *others = await server.people(12)
+        room = await server.chatroom(ann, *others)
+        await fill(server, room, 201)
+        watcher = await party.connect(ann)
+        answer = await watcher.ask("join_chatroom", {"chatroom_id": room})
+        assert answer["data"]["online_count"] == 1
+        assert answer["data"].get("online") is None
+        clients = await asyncio.gather(*(party.connect(person) for person in others))
+        frames = await told(watcher, 1.5)
+        assert {frame["event"] for frame in frames} == {"presence_count"}
+        assert len(frames) <= 3
+        assert frames[-1]["data"] == {"chatroom_id": str(room), "online_count": 12}
+        for client in clients[:5]:
+            await client.goodbye()
+        frames = await told(watcher, GRACE + 2)
+        assert frames[-1]["data"] == {"chatroom_id": str(room), "online_count": 7}
 
 
 async def fill(server: Server, room: UUID, members: int) -> None:
@@ -240,14 +263,14 @@ async def test_ephemeral_events_are_not_replayed(server: Server, party: Party) -
     ann, bob = await server.people(2)
     room = await server.chatroom(ann, bob)
     other = await party.connect(bob, room)
-    async with socket_client(server.ws) as client:
+    async with socket_client(server) as client:
         ready = await client.authenticate(ann.token)
         await client.ask("join_chatroom", {"chatroom_id": room})
         received = client.received
         client.cut()
     await asyncio.sleep(0.1)
     await other.ask("typing_start", {"chatroom_id": room})
-    async with socket_client(server.ws) as client:
+    async with socket_client(server) as client:
         await client.until("hello")
         session = {name: ready[name] for name in ("session_id", "resume_token")}
         await client.send("resume", {**session, "received": received})

@@ -5,25 +5,33 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
 import aiohttp
 import asyncpg
-import msgspec
 import pytest
 import pytest_asyncio
-from websockets.exceptions import ConnectionClosed
-from websockets.typing import Subprotocol
 
+from tests.e2e.lines import TRANSPORTS, Ended, Transport
 from tests.e2e.server import Person, Server
 from tests.e2e.socket_client import SocketClient, socket_client
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 Frame = dict[str, Any]
+
+STREAMS: dict[Transport, str] = {
+    "ws-json": "JSON in messages",
+    "ws-msgpack": "MessagePack in messages",
+    "ws-noise": "JSON behind lengths",
+    "tcp-json": "JSON behind lengths",
+    "tcp-msgpack": "MessagePack behind lengths",
+    "tcp-noise": "MessagePack behind lengths",
+}
+"""How each transport frames what it carries; between those that do alike a session can move."""
 
 
 @dataclass(slots=True)
@@ -47,7 +55,7 @@ class Scene:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[tuple[SocketClient, Frame]]:
         """A new session of Bob's, and its `ready`."""
-        async with socket_client(self.server.ws) as client:
+        async with socket_client(self.server) as client:
             yield client, await client.authenticate(self.bob.token)
 
     async def cut_session(self, hear: int = 0) -> Frame:
@@ -94,19 +102,21 @@ async def texts(client: SocketClient, count: int) -> list[str]:
     return [frame["data"]["message"]["content"] for frame in frames]
 
 
+async def heard_if_alive(client: SocketClient) -> list[str] | None:
+    """The messages up to the answer of a ping; None when the connection has ended."""
+    heard = []
+    with suppress(Ended):
+        await client.send("ping", id="alive")
+        while (frame := await client.recv()).get("id") != "alive":
+            heard.append(frame["data"]["message"]["content"])
+        return heard
+    return None
+
+
 async def silent(client: SocketClient) -> bool:
     """Whether nothing more was sent: the answer to a ping is the next frame."""
     await client.send("ping", {}, "last")
     return (await client.recv()).get("id") == "last"
-
-
-async def _ended(client: SocketClient) -> bool:
-    """Whether the server closes the connection; one that it keeps answers a ping of the protocol."""
-    try:
-        await asyncio.wait_for(await client.ws.ping(), 5)
-    except ConnectionClosed:
-        return True
-    return False
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -124,10 +134,10 @@ async def shared_server(server_url: str, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def scene(shared_server: Server) -> Scene:
-    """People who know nobody from the other tests."""
+async def scene(shared_server: Server, transport: Transport) -> Scene:
+    """People who know nobody from the other tests, on each transport in turn."""
     ann, bob = await shared_server.people(2)
-    return Scene(shared_server, ann, bob, await shared_server.chatroom(ann, bob))
+    return Scene(shared_server.over(transport), ann, bob, await shared_server.chatroom(ann, bob))
 
 
 class TestExactness:
@@ -137,7 +147,7 @@ class TestExactness:
         ready = await scene.cut_session(hear=3)
         await scene.say(2)
         everything = [f"text {n}" for n in range(5)]
-        async with socket_client(scene.server.ws) as client:
+        async with socket_client(scene.server) as client:
             frame = await resume(client, ready, received)
             assert (frame["event"], frame["data"]) == ("resumed", {"missed": 5 - received, "handled": 0})
             assert await texts(client, 5 - received) == everything[received:]
@@ -150,13 +160,13 @@ class TestExactness:
             await client.send("send_message", {"chatroom_id": str(scene.room), "content": "mine"}, "1")
             await client.send("send_message", {"chatroom_id": str(uuid4()), "content": "nowhere"}, "2")
             await client.send("ping", {})
-            await client.ws.send("no JSON")
+            await client.line.send(b"no JSON")
             await client.send("leave_chatroom", {"chatroom_id": str(scene.room)}, "4")
             while client.received < 5:
                 await client.recv()
             client.cut()
         await scene.until_cut()
-        async with socket_client(scene.server.ws) as client:
+        async with socket_client(scene.server) as client:
             frame = await resume(client, ready, 0)
             assert (frame["event"], frame["data"]) == ("resumed", {"missed": 5, "handled": 4})
             frames = [await client.recv() for _ in range(5)]
@@ -172,7 +182,7 @@ class TestExactness:
             await client.send("ping", {})
             assert (await pong)["data"]["handled"] == 1
             client.cut()
-        async with socket_client(scene.server.ws) as client:
+        async with socket_client(scene.server) as client:
             frame = await resume(client, ready, 0)
             assert frame["data"]["handled"] == 1
             frames = [await client.recv() for _ in range(2)]
@@ -189,11 +199,11 @@ class TestExactness:
             await client.until("pong")
             client.cut()
         await scene.until_cut()
-        async with socket_client(scene.server.ws) as client:
+        async with socket_client(scene.server) as client:
             assert (await resume(client, ready, 2))["data"]["missed"] == 1
             assert await texts(client, 1) == ["text 2"]
             client.cut()
-        async with socket_client(scene.server.ws) as client:
+        async with socket_client(scene.server) as client:
             assert (await resume(client, ready, 1))["data"]["reason"] == "buffer_exceeded"
 
     async def test_again_and_again(self, scene: Scene) -> None:
@@ -201,7 +211,7 @@ class TestExactness:
         ready = await scene.cut_session(hear=1)
         for turn in range(1, 6):
             said = await scene.say()
-            async with socket_client(scene.server.ws) as client:
+            async with socket_client(scene.server) as client:
                 frame = await resume(client, ready, turn)
                 assert frame["data"] == {"missed": 1, "handled": 0}
                 assert await texts(client, 1) == said
@@ -212,7 +222,7 @@ class TestRefusals:
     async def test_received_above_sent(self, scene: Scene) -> None:
         """Who claims more frames than were sent gets a new session if a token came along, and hears from there on."""
         ready = await scene.cut_session(hear=1)
-        async with socket_client(scene.server.ws) as client:
+        async with socket_client(scene.server) as client:
             frame = await resume(client, ready, 2, token=scene.bob.token)
             assert (frame["event"], frame["data"]) == ("session_reset", {"reason": "received_too_high", "handled": 0})
             fresh = await client.recv()
@@ -223,7 +233,7 @@ class TestRefusals:
     async def test_without_a_token(self, scene: Scene) -> None:
         """Without a token there is no new session yet; the same connection can still authenticate."""
         ready = await scene.cut_session(hear=1)
-        async with socket_client(scene.server.ws) as client:
+        async with socket_client(scene.server) as client:
             assert (await resume(client, ready, 2))["event"] == "session_reset"
             await client.send("authenticate", {"token": scene.bob.token})
             assert (await client.recv())["event"] == "ready"
@@ -241,17 +251,17 @@ class TestRefusals:
             {"resume_token": "wrong", "received": 99},
         )
         for change in changes:
-            async with socket_client(scene.server.ws) as client:
+            async with socket_client(scene.server) as client:
                 answers.append(await resume(client, ready, change.pop("received", 1), **change))
         assert answers == [{"event": "session_reset", "data": {"reason": "unknown_session"}}] * 5
-        async with socket_client(scene.server.ws) as client:
+        async with socket_client(scene.server) as client:
             assert (await resume(client, ready, 1))["event"] == "resumed"
 
     async def test_buffer_exceeded(self, scene: Scene) -> None:
         """When more was missed than is kept, the session is reset, and a sync brings all of it."""
         ready = await scene.cut_session(hear=2)
         said = await scene.say(20)
-        async with socket_client(scene.server.ws) as client:
+        async with socket_client(scene.server) as client:
             frame = await resume(client, ready, 2, token=scene.bob.token)
             assert (frame["event"], frame["data"]["reason"]) == ("session_reset", "buffer_exceeded")
             assert (await client.recv())["event"] == "ready"
@@ -264,19 +274,21 @@ class TestRefusals:
     async def test_goodbye(self, scene: Scene) -> None:
         """A clean close ends the session: nobody will resume it."""
         async with scene.open() as (client, ready):
-            await client.ws.close(1000)
-        async with socket_client(scene.server.ws) as client:
+            await client.goodbye()
+        async with socket_client(scene.server) as client:
             assert (await resume(client, ready, 0))["data"]["reason"] == "unknown_session"
 
     async def test_other_protocol(self, scene: Scene) -> None:
-        """A session speaks one codec for life: its buffered frames are encoded already."""
+        """A session's lost frames are encoded and framed already: it goes on only where frames look the same."""
         ready = await scene.cut_session()
-        async with socket_client(scene.server.ws, subprotocols=[Subprotocol("parley.v1.msgpack")]) as client:
-            await client.ws.recv()
-            asked = {"session_id": ready["session_id"], "resume_token": ready["resume_token"], "received": 0}
-            await client.ws.send(msgspec.msgpack.encode({"event": "resume", "data": asked}))
-            frame = msgspec.msgpack.decode(await client.ws.recv(decode=False))
-            assert (frame["event"], frame["data"]["reason"]) == ("session_reset", "other_protocol")
+        for other in TRANSPORTS:
+            async with socket_client(scene.server, other) as client:
+                frame = await resume(client, ready, 0)
+                if STREAMS[other] == STREAMS[scene.server.transport]:
+                    assert frame["event"] == "resumed"
+                    client.cut()
+                else:
+                    assert (frame["event"], frame["data"]["reason"]) == ("session_reset", "other_protocol")
 
 
 class TestRights:
@@ -286,14 +298,14 @@ class TestRights:
         """Signing out forgets cut sessions at once."""
         ready = await scene.cut_session()
         await scene.server.call("POST", "/auth/logout", scene.bob.token)
-        async with socket_client(scene.server.ws) as client:
+        async with socket_client(scene.server) as client:
             assert (await resume(client, ready, 0))["data"]["reason"] == "unknown_session"
 
     async def test_signed_out_with_its_token(self, scene: Scene) -> None:
         """The access token of a sign-in that has ended opens nothing either."""
         ready = await scene.cut_session()
         await scene.server.call("POST", "/auth/logout", scene.bob.token)
-        async with socket_client(scene.server.ws) as client:
+        async with socket_client(scene.server) as client:
             frame = await resume(client, ready, 0, token=scene.bob.token)
             assert (frame["event"], frame["data"]["code"]) == ("error", "AUTH_TOKEN_INVALID")
             assert (await client.closed())[0] == 4001
@@ -311,7 +323,7 @@ class TestRights:
         ready = await scene.cut_session()
         await scene.say()
         await scene.execute(sql, scene.bob.id)
-        async with socket_client(scene.server.ws) as client:
+        async with socket_client(scene.server) as client:
             frame = await resume(client, ready, 0)
             assert (frame["event"], frame["data"]["code"]) == ("error", "AUTH_TOKEN_INVALID")
             assert (await client.closed())[0] == 4001
@@ -322,7 +334,7 @@ class TestRights:
         await scene.say(2)
         await scene.server.call("DELETE", f"/chatrooms/{scene.room}/members/{scene.bob.id}", scene.ann.token)
         await scene.say(1)
-        async with socket_client(scene.server.ws) as client:
+        async with socket_client(scene.server) as client:
             frame = await resume(client, ready, 0)
             assert frame["data"] == {"missed": 1, "handled": 0}
             told = await client.recv()
@@ -336,18 +348,18 @@ class TestRights:
         other = await scene.server.chatroom(scene.bob)
         await scene.say(2)
         await scene.execute("DELETE FROM members WHERE user_id = $1 AND chatroom_id = $2", scene.bob.id, scene.room)
-        async with socket_client(scene.server.ws) as client:
+        async with socket_client(scene.server) as client:
             frame = await resume(client, ready, 0)
             assert frame["data"] == {"missed": 1, "handled": 0}
             assert (await client.recv())["chatroom_id"] == str(other)
             client.cut()
-        async with socket_client(scene.server.ws) as client:
+        async with socket_client(scene.server) as client:
             assert (await resume(client, ready, 1))["data"] == {"missed": 0, "handled": 0}
 
     async def test_sign_out_closes_a_resumed_session(self, scene: Scene) -> None:
         """Signing out closes every socket of the sign-in within 2 s, also one that was resumed."""
         ready = await scene.cut_session()
-        async with socket_client(scene.server.ws) as resumed, scene.open() as (other, _):
+        async with socket_client(scene.server) as resumed, scene.open() as (other, _):
             assert (await resume(resumed, ready, 0))["event"] == "resumed"
             began = time.monotonic()
             await scene.server.call("POST", "/auth/logout", scene.bob.token)
@@ -359,7 +371,7 @@ class TestRights:
         ready = await scene.cut_session()
         body = {"username": scene.bob.username, "password": "planted-password-0451"}
         token = (await scene.server.data("POST", "/auth/login", body=body))["access_token"]
-        async with socket_client(scene.server.ws) as client:
+        async with socket_client(scene.server) as client:
             assert (await resume(client, ready, 0, token=token))["event"] == "resumed"
             await scene.server.call("POST", "/auth/logout", scene.bob.token)
             assert await silent(client)
@@ -377,14 +389,14 @@ class TestRights:
             assert (await scene.server.call("POST", "/auth/refresh", body=body))[0] == 401
             assert (await client.closed())[0] == 4001
             assert time.monotonic() - began < 2
-        async with socket_client(scene.server.ws) as client:
+        async with socket_client(scene.server) as client:
             assert (await resume(client, ready, 0))["data"]["reason"] == "unknown_session"
 
 
 class TestTwoSockets:
     async def test_half_open(self, scene: Scene) -> None:
         """A socket that the client has given up, and the server not yet, is replaced by the one that resumes."""
-        async with scene.open() as (old, ready), socket_client(scene.server.ws) as new:
+        async with scene.open() as (old, ready), socket_client(scene.server) as new:
             said = await scene.say(2)
             frame = await resume(new, ready, 0)
             assert frame["data"] == {"missed": 2, "handled": 0}
@@ -397,13 +409,14 @@ class TestTwoSockets:
         ready = await scene.cut_session(hear=1)
         said = await scene.say(2)
         async with AsyncExitStack() as stack:
-            clients = [await stack.enter_async_context(socket_client(scene.server.ws)) for _ in range(6)]
+            clients = [await stack.enter_async_context(socket_client(scene.server)) for _ in range(6)]
             # A loser may be closed before it has heard anything.
             await asyncio.gather(*(resume(client, ready, 1) for client in clients), return_exceptions=True)
-            losers = [client for client in clients if await _ended(client)]
-            assert [client.ws.close_code for client in losers] == [4005] * 5
+            heard = {client: await heard_if_alive(client) for client in clients}
+            losers = [client for client in clients if heard[client] is None]
+            assert [client.close_code for client in losers] == [4005] * 5
             (winner,) = set(clients) - set(losers)
-            assert await texts(winner, 2) == said
+            assert heard[winner] == said
             assert await scene.say() == await texts(winner, 1)
 
     async def test_no_second_life(self, scene: Scene) -> None:

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from tests.e2e.doors import DOORS, ask
+from tests.e2e.lines import Transport
 from tests.e2e.server import Person, Server
 from tests.e2e.socket_client import socket_client
 
@@ -65,7 +66,7 @@ RULES: list[tuple[str, dict[str, Any], tuple[str, str, str, str]]] = [
 async def test_who_may(
     server: Server, crowd: list[Person], event: str, data: dict[str, Any], codes: tuple[str, ...]
 ) -> None:
-    """Each role may do what its place in the table says, through both doors."""
+    """Each role may do what its place in the table says, through every door."""
 
     async def try_it(door: str, role: str) -> str:
         room, people = await role_room(server, crowd)
@@ -82,11 +83,11 @@ async def test_who_may(
         assert tuple(await asyncio.gather(*(try_it(door, role) for role in ROLES))) == codes
 
 
-async def test_commands_of_the_socket_alone(server: Server, crowd: list[Person]) -> None:
+async def test_commands_of_the_socket_alone(server: Server, crowd: list[Person], transport: Transport) -> None:
     """Opening a room and typing in it are for members; a sync says who is none."""
     room, people = await role_room(server, crowd)
     for role in ROLES:
-        async with socket_client(server.ws) as client:
+        async with socket_client(server, transport) as client:
             await client.authenticate(people[role].token)
             for event in ("join_chatroom", "typing_start", "typing_stop"):
                 answer = await client.ask(event, {"chatroom_id": room})
@@ -156,20 +157,20 @@ async def test_rooms_that_cannot_be(
 
 
 async def test_a_direct_room_exists_once(server: Server) -> None:
-    """Twenty creates at once, from both sides and through both doors, are one room; one of them made it."""
+    """Creates at once, from both sides and through all doors, are one room; one of them made it."""
     ann, bob = await server.people(2)
     pairs = [(ann, bob), (bob, ann)]
     answers = await asyncio.gather(
         *(
             ask(
                 server,
-                DOORS[n // 2 % 2],
+                DOORS[n // 2 % len(DOORS)],
                 pairs[n % 2][0],
                 "create_chatroom",
                 kind="direct",
                 user_ids=[pairs[n % 2][1].id],
             )
-            for n in range(20)
+            for n in range(2 * len(DOORS))
         )
     )
     assert {answer.code for answer in answers} == {"ok"}
@@ -179,7 +180,7 @@ async def test_a_direct_room_exists_once(server: Server) -> None:
     assert [answer.data["pagination"]["total"] for answer in listed] == [1, 1]
 
 
-async def test_a_direct_room_bears_the_other_s_name(server: Server) -> None:
+async def test_a_direct_room_bears_the_other_s_name(server: Server, transport: Transport) -> None:
     """Each of the two sees the other's name, in the list, in the room and when a session opens."""
     ann, bob = await server.people(2)
     made = await ask(server, "rest", ann, "create_chatroom", kind="direct", user_ids=[bob.id])
@@ -189,7 +190,7 @@ async def test_a_direct_room_bears_the_other_s_name(server: Server) -> None:
         assert [item["name"] for item in listed.data["chatrooms"]] == [other.username.title()]
         fetched = await ask(server, "rest", person, "get_chatroom", chatroom_id=room)
         assert fetched.data["chatroom"]["name"] == other.username.title()
-        async with socket_client(server.ws) as client:
+        async with socket_client(server, transport) as client:
             ready = await client.authenticate(person.token)
         assert [state["name"] for state in ready["chatrooms"]] == [other.username.title()]
 

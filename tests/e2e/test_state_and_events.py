@@ -18,6 +18,7 @@ from crypto.end_to_end import DevicePrivateKey
 from protocol.events import DURABLE
 from tests.e2e.devices import Device
 from tests.e2e.doors import ask
+from tests.e2e.lines import Transport
 from tests.e2e.server import Person, Server
 from tests.e2e.socket_client import SocketClient, socket_client
 
@@ -253,11 +254,11 @@ ACTIONS: dict[Action, set[str]] = {
 
 
 @pytest.fixture
-async def scene(common_server: Server, crowd: list[Person]) -> Scene:
-    """A room of three with a little history."""
+async def scene(common_server: Server, crowd: list[Person], transport: Transport) -> Scene:
+    """A room of three with a little history; its viewer sits at each transport in turn."""
     owner, viewer, other, outsider, stranger = crowd[:5]
     room = await common_server.chatroom(owner, viewer, other, description="old")
-    scene = Scene(common_server, room, owner, viewer, other, outsider, stranger)
+    scene = Scene(common_server.over(transport), room, owner, viewer, other, outsider, stranger)
     await scene.do(owner, "send_message", content="before")
     return scene
 
@@ -274,7 +275,7 @@ async def live_events(client: SocketClient, scene: Scene) -> list[dict[str, Any]
 
 async def replayed(scene: Scene, person: Person, after: int) -> list[dict[str, Any]]:
     """What `sync` sends a member who last heard event `after`."""
-    async with socket_client(scene.server.ws) as client:
+    async with socket_client(scene.server) as client:
         await client.authenticate(person.token)
         await client.send("sync", {"chatrooms": {str(scene.room): after}}, id="s")
         frames = []
@@ -294,7 +295,7 @@ def check_kinds(frames: list[dict[str, Any]], kinds: set[str]) -> None:
 async def test_old_state_plus_events(scene: Scene, action: Action) -> None:
     """Live events bring an old state to where a fresh fetch is, and so do replayed ones."""
     old = await scene.fetch()
-    async with socket_client(scene.server.ws) as client:
+    async with socket_client(scene.server) as client:
         await client.authenticate(scene.viewer.token)
         await action(scene)
         live = await live_events(client, scene)
@@ -308,28 +309,30 @@ async def test_old_state_plus_events(scene: Scene, action: Action) -> None:
         assert await replayed(scene, scene.viewer, old["room"]["seq"]) == live
 
 
-async def test_a_room_that_is_made(common_server: Server, crowd: list[Person]) -> None:
+async def test_a_room_that_is_made(common_server: Server, crowd: list[Person], transport: Transport) -> None:
     """`chatroom_created` is all that a member needs to know of a new group."""
     owner, viewer, other, outsider = crowd[:4]
-    async with socket_client(common_server.ws) as client:
+    async with socket_client(common_server, transport) as client:
         await client.authenticate(viewer.token)
         room = await common_server.chatroom(owner, viewer, other, name="fresh", description="d", max_members=5)
-        scene = Scene(common_server, room, owner, viewer, other, outsider, outsider)
+        scene = Scene(common_server.over(transport), room, owner, viewer, other, outsider, outsider)
         live = await live_events(client, scene)
     check_kinds(live, {"chatroom_created"})
     await check_entered(scene, live)
     assert await replayed(scene, viewer, 0) == live
 
 
-async def test_a_direct_room_that_is_made(common_server: Server) -> None:
+async def test_a_direct_room_that_is_made(common_server: Server, transport: Transport) -> None:
     """The same for a direct room, whose name depends on who looks."""
     ann, bob = await common_server.people(2)
     for viewer in (ann, bob):
-        async with socket_client(common_server.ws) as client:
+        async with socket_client(common_server, transport) as client:
             await client.authenticate(viewer.token)
             other = await common_server.person()
             made = await ask(common_server, "rest", other, "create_chatroom", kind="direct", user_ids=[viewer.id])
-            scene = Scene(common_server, UUID(made.data["chatroom"]["id"]), other, viewer, other, other, other)
+            scene = Scene(
+                common_server.over(transport), UUID(made.data["chatroom"]["id"]), other, viewer, other, other, other
+            )
             live = await live_events(client, scene)
         check_kinds(live, {"chatroom_created"})
         await check_entered(scene, live)
@@ -339,7 +342,7 @@ async def test_a_direct_room_that_is_made(common_server: Server) -> None:
 async def test_coming_into_a_room(scene: Scene) -> None:
     """A newcomer learns from `user_joined` what they came into; members and history they fetch."""
     scene.viewer = scene.outsider
-    async with socket_client(scene.server.ws) as client:
+    async with socket_client(scene.server) as client:
         await client.authenticate(scene.viewer.token)
         await scene.do(scene.owner, "add_members", user_ids=[scene.viewer.id])
         live = await live_events(client, scene)
