@@ -17,12 +17,14 @@ from websockets.frames import Opcode
 from crypto import keyfile
 from crypto.tokens import AccessTokens
 from tests.e2e.conftest import StartServer
+from tests.e2e.lines import PACKED, Transport
+from tests.e2e.packing import pack
 from tests.e2e.raw import RawSocket, frame, head, raw_socket, text
 from tests.e2e.server import Person, Server
-from tests.e2e.socket_client import socket_client
+from tests.e2e.socket_client import SocketClient, socket_client
 
 MAX = 65_536
-BAD, TOO_LARGE, NOT_UTF8, BROKEN = "VALIDATION_INVALID_FORMAT", 1009, 1007, 1002
+BAD, TOO_LARGE, NOT_UTF8, BROKEN, BAD_FRAME = "VALIDATION_INVALID_FORMAT", 1009, 1007, 1002, 4000
 
 
 @pytest.fixture
@@ -49,38 +51,76 @@ async def raw(server: Server, crowd: list[Person]) -> AsyncIterator[RawSocket]:
 # --- frames ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("payload", "code"),
-    [
-        (b"", BAD),
-        (b"hello", BAD),
-        (b"null", BAD),
-        (b'{"event":"ping"', BAD),
-        (b'{"event":"fly"}', "VALIDATION_UNKNOWN_EVENT"),
-        (b'{"event":"send_message"}', "VALIDATION_REQUIRED_FIELD"),
-        (b'{"event":"join_chatroom","data":{"chatroom_id":5}}', BAD),
-        (b'{"event":"ping","data":' + b"[" * 60_000 + b"]" * 3, BAD),
-        (b'{"id":' * 10_000, BAD),
-        (b'{"event":"message_read","data":{"seq":' + b"9" * 60_000 + b"}}", BAD),
-        (b'{"event":"ping","data":{"received":1e999}}', BAD),
-        (b'{"event":"ping","id":"\\ud800"}', BAD),
-        (b'{"event":"ping","data":{"received":1000000}}', "VALIDATION_INVALID_VALUE"),
-    ],
-)
-async def test_frames_that_are_no_command(raw: RawSocket, payload: bytes, code: str) -> None:
+NO_JSON = [
+    (b"", BAD),
+    (b"hello", BAD),
+    (b"null", BAD),
+    (b'{"event":"ping"', BAD),
+    (b'{"event":"fly"}', "VALIDATION_UNKNOWN_EVENT"),
+    (b'{"event":"send_message"}', "VALIDATION_REQUIRED_FIELD"),
+    (b'{"event":"join_chatroom","data":{"chatroom_id":5}}', BAD),
+    (b'{"event":"ping","data":' + b"[" * 60_000 + b"]" * 3, BAD),
+    (b'{"id":' * 10_000, BAD),
+    (b'{"event":"message_read","data":{"seq":' + b"9" * 60_000 + b"}}", BAD),
+    (b'{"event":"ping","data":{"received":1e999}}', BAD),
+    (b'{"event":"ping","id":"\\ud800"}', BAD),
+    (b'{"event":"ping","data":{"received":1000000}}', "VALIDATION_INVALID_VALUE"),
+]
+NO_MSGPACK = [
+    (b"", BAD),
+    (b"\xc1", BAD),
+    (b"\xc0", BAD),
+    (pack({"event": "ping"})[:-1], BAD),
+    (pack({"event": "ping"}) + b"\xc0", BAD),
+    (pack({"event": "fly"}), "VALIDATION_UNKNOWN_EVENT"),
+    (pack({"event": "send_message"}), "VALIDATION_REQUIRED_FIELD"),
+    (pack({"event": "join_chatroom", "data": {"chatroom_id": 5}}), BAD),
+    (b"\x91" * 60_000 + b"\xc0", BAD),
+    (b"\xdd\xff\xff\xff\xff", BAD),
+    (b"\xdb\xff\xff\xff\xff", BAD),
+    (pack({"event": "ping", "id": "\ud800"}), BAD),
+    (pack({"event": "ping", "data": {"received": 1_000_000}}), "VALIDATION_INVALID_VALUE"),
+]
+"""Lists and texts of 4 GiB among them, which are only announced."""
+
+
+async def test_frames_that_are_no_command(server: Server, crowd: list[Person], transport: Transport) -> None:
     """Each gets its code, and the session goes on."""
-    answer = await raw.ask(frame(Opcode.TEXT, payload))
-    assert (answer["event"], answer["data"]["code"]) == ("error", code)
-    assert (await raw.ask(text("ping")))["event"] == "pong"
+    async with socket_client(server, transport) as client:
+        await client.authenticate(crowd[0].token)
+        for payload, code in NO_MSGPACK if transport in PACKED else NO_JSON:
+            await client.line.send(payload)
+            answer = await client.recv()
+            assert (answer["event"], answer["data"]["code"]) == ("error", code), payload[:50]
+            assert (await client.ask("ping"))["event"] == "pong"
 
 
-async def test_before_there_is_a_session(server: Server) -> None:
+async def test_before_there_is_a_session(server: Server, transport: Transport) -> None:
     """A stranger gets typed errors too, and can still sign in."""
-    async with raw_socket(server, head()) as raw:
-        assert (await raw.ask(frame(Opcode.TEXT, b"{")))["data"]["code"] == BAD
-        asked = await raw.ask(text("join_chatroom", {"chatroom_id": str(uuid4())}, id="x"))
-        assert (asked["id"], asked["data"]["code"]) == ("x", "AUTH_REQUIRED")
-        assert (await raw.ask(text("ping")))["event"] == "pong"
+    async with socket_client(server, transport) as client:
+        await client.until("hello")
+        await client.line.send(b"{")
+        assert (await client.recv())["data"]["code"] == BAD
+        asked = await client.ask("join_chatroom", {"chatroom_id": str(uuid4())}, "x")
+        assert asked["data"]["code"] == "AUTH_REQUIRED"
+        assert (await client.ask("ping"))["event"] == "pong"
+
+
+def sized(client: SocketClient, size: int) -> bytes:
+    """A ping in a payload of exactly this size."""
+    least = len(client.encode({"event": "ping", "filling": ""}))
+    return client.encode({"event": "ping", "filling": "x" * (size - least)})
+
+
+async def test_the_largest_frame(server: Server, crowd: list[Person], transport: Transport) -> None:
+    """A frame of exactly the limit is taken; one more byte ends the connection."""
+    async with socket_client(server, transport) as client:
+        await client.authenticate(crowd[0].token)
+        await client.line.send(sized(client, MAX))
+        assert (await client.recv())["event"] == "pong"
+        await client.line.send(sized(client, MAX + 1))
+        ends_itself = transport in ("ws-json", "ws-msgpack")  # a message too large is an error of WebSocket's own
+        assert (await client.closed())[0] == (TOO_LARGE if ends_itself else BAD_FRAME)
 
 
 def padded(size: int) -> bytes:
@@ -88,9 +128,8 @@ def padded(size: int) -> bytes:
     return b'{"event":"ping"}'.ljust(size)
 
 
-async def test_the_largest_frame(raw: RawSocket) -> None:
-    """A frame of exactly the limit is taken, in one piece and in many."""
-    assert (await raw.ask(frame(Opcode.TEXT, padded(MAX))))["event"] == "pong"
+async def test_the_largest_frame_in_pieces(raw: RawSocket) -> None:
+    """The limit is the same for a message in many fragments."""
     pieces = [padded(MAX)[at : at + 1_000] for at in range(0, MAX, 1_000)]
     raw.send(frame(Opcode.TEXT, pieces[0], fin=False))
     for piece in pieces[1:-1]:
@@ -255,12 +294,12 @@ def forged(server: Server, person: Person) -> dict[str, tuple[str, str]]:
     }
 
 
-async def test_tokens_that_are_no_good(server: Server, crowd: list[Person]) -> None:
+async def test_tokens_that_are_no_good(server: Server, crowd: list[Person], transport: Transport) -> None:
     """No forged, foreign or expired token opens anything, on either door and in any place."""
     for token, code in forged(server, crowd[0]).values():
         status, answer = await server.call("GET", "/users/me", token)
         assert (status, answer["error"]["code"]) == (401, code)
-        async with socket_client(server.ws) as client:
+        async with socket_client(server, transport) as client:
             await client.until("hello")
             await client.send("authenticate", {"token": token}, id="a")
             refused = await client.recv()

@@ -1,8 +1,9 @@
-"""One conversation, cut after every single byte: it always ends as if nothing had happened."""
+"""One conversation, cut after every byte and over every transport: it always ends as if nothing had happened."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Iterator
 from uuid import UUID
 
@@ -12,7 +13,8 @@ import pytest
 from protocol import commands
 from protocol.events import ChatroomOpened, MessageSent, ReadPosition
 from tests.e2e.conftest import StartServer
-from tests.e2e.cuts import Cut, CutClient, Direction
+from tests.e2e.cuts import Cut, CutClient, Direction, Target
+from tests.e2e.lines import TRANSPORTS
 from tests.e2e.server import Person, Server
 
 LANES = 48
@@ -22,23 +24,24 @@ FIRST_SEQ = 1_000_000
 DIRECTIONS: tuple[Direction, ...] = ("up", "down")
 SLACK = 16
 """Bytes by which two conversations may differ: a time without a fraction is a few bytes shorter."""
+OPENING = 60
+"""Bytes that the preface and a message of the Noise handshake have over TCP, and the answer has over a WebSocket."""
 
 
 class Lane:
     """A chatroom, and someone who has the same conversation in it again and again, with Bob."""
 
-    def __init__(self, server: Server, room: UUID, ann: Person, bob: CutClient) -> None:
-        self._server = server
+    def __init__(self, room: UUID, ann: Person, bob: CutClient) -> None:
         self._ann = ann
         self._bob = bob
         self.room = room
         self.seq = FIRST_SEQ
         self.turns = 0
 
-    async def converse(self, cut: Cut | None) -> dict[Direction, int]:
+    async def converse(self, target: Target, cut: Cut | None) -> dict[Direction, int]:
         """The conversation, whose first line breaks at the cut. Returns how many bytes passed on that line."""
         self.turns += 1
-        ann = CutClient(self._server.ws, self._ann.token, cut)
+        ann = CutClient(target, self._ann.token, cut)
         said = [f"{self.turns:04}-{n}" for n in range(3)]
         # No client_id: what keeps a message from being handled twice is the counting of frames alone.
         sending = [ann.submit(commands.SendMessage(chatroom_id=self.room, content=text)) for text in said]
@@ -72,28 +75,50 @@ async def _lanes(server: Server) -> list[Lane]:
     connection = await asyncpg.connect(server.database_url)
     await connection.execute("UPDATE chatrooms SET last_seq = $1", FIRST_SEQ)
     await connection.close()
-    talker = CutClient(server.ws, bob.token)
-    return [Lane(server, room, ann, talker) for room, ann in zip(rooms, anns, strict=True)]
+    talker = CutClient(await Target.of(server, "ws-msgpack"), bob.token)
+    return [Lane(room, ann, talker) for room, ann in zip(rooms, anns, strict=True)]
 
 
-async def _drive(lane: Lane, cuts: Iterator[Cut]) -> None:
-    for cut in cuts:
-        async with asyncio.timeout(20):
-            await lane.converse(cut)
+async def _drive(lane: Lane, cuts: Iterator[tuple[Target, Cut]]) -> None:
+    for target, cut in cuts:
+        try:
+            async with asyncio.timeout(20):
+                await lane.converse(target, cut)
+        except Exception as error:
+            error.add_note(f"{target.transport}, cut {cut}")
+            raise
+
+
+def _cuts(whole: dict[Direction, int], place: int) -> list[Cut]:
+    """One transport's share: each byte of its opening, and of the rest every sixth, a different one for each place."""
+    step = len(TRANSPORTS)
+    return [
+        Cut(way, after)
+        for way in DIRECTIONS
+        for after in range(whole[way] + SLACK)
+        if after < OPENING or after % step == place % step
+    ]
 
 
 @pytest.mark.timeout(240)
 async def test_every_byte(start_server: StartServer) -> None:
-    """Cut after any byte in either direction and resumed, all is answered, heard and written exactly once, in order."""
+    """Cut after any byte in either direction and resumed, all is answered, heard and written exactly once, in order.
+
+    The transports share the bytes behind their openings; which has which is drawn anew
+    in each run.
+    """
+    first = random.randrange(len(TRANSPORTS))
     server = await start_server(PARLEY_RESUME_WINDOW="15")
     lanes = await _lanes(server)
-    whole = await lanes[0].converse(None)
-    cuts = [Cut(way, after) for way in DIRECTIONS for after in range(whole[way] + SLACK)]
+    cuts: list[tuple[Target, Cut]] = []
+    for place, transport in enumerate(TRANSPORTS, first):
+        target = await Target.of(server, transport)
+        cuts += [(target, cut) for cut in _cuts(await lanes[0].converse(target, None), place)]
     shared = iter(cuts)
     async with asyncio.TaskGroup() as group:
         for lane in lanes:
             group.create_task(_drive(lane, shared))
-    assert sum(lane.turns for lane in lanes) == len(cuts) + 1
+    assert sum(lane.turns for lane in lanes) == len(cuts) + len(TRANSPORTS)
     connection = await asyncpg.connect(server.database_url)
     rows = await connection.fetch("SELECT chatroom_id, count(*) FROM messages GROUP BY 1")
     await connection.close()

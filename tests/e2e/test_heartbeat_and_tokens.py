@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Any
 
@@ -12,10 +13,10 @@ import pytest
 from websockets.frames import Opcode
 
 from tests.e2e.conftest import StartServer
-from tests.e2e.lines import Transport
+from tests.e2e.lines import TRANSPORTS, Transport
 from tests.e2e.raw import frame, head, raw_socket, text
 from tests.e2e.server import PASSWORD, Person, Server
-from tests.e2e.socket_client import socket_client
+from tests.e2e.socket_client import SocketClient, on_all_transports, socket_client
 
 
 @pytest.fixture
@@ -25,13 +26,22 @@ async def brisk(start_server: StartServer) -> Server:
 
 
 async def test_signs_of_life(brisk: Server) -> None:
-    """Silence is asked about after the interval, and ends the connection after the timeout; any traffic is life."""
+    """Silence is asked about after the interval, and ends the connection after the timeout; any traffic is life.
+
+    A WebSocket is asked by a ping of its own, a TCP connection by a `ping` frame.
+    """
     ann = await brisk.person()
     async with asyncio.TaskGroup() as group:
         group.create_task(silent(brisk, ann))
-        group.create_task(stranger(brisk))
-        for sign in (frame(Opcode.PONG, b""), frame(Opcode.PING, b""), text("ping"), frame(Opcode.TEXT, b"{")):
+        for sign in (frame(Opcode.PONG, b""), frame(Opcode.PING, b"")):
             group.create_task(lively(brisk, ann, sign))
+        for transport in TRANSPORTS:
+            group.create_task(stranger(brisk.over(transport)))
+            group.create_task(listening(brisk.over(transport), ann))
+            for payload in (None, b"{"):
+                group.create_task(talking(brisk.over(transport), ann, payload))
+            if transport.startswith("tcp"):
+                group.create_task(silent_over_tcp(brisk.over(transport), ann))
 
 
 async def silent(server: Server, person: Person) -> None:
@@ -47,18 +57,28 @@ async def silent(server: Server, person: Person) -> None:
         await raw.ended()
 
 
+async def silent_over_tcp(server: Server, person: Person) -> None:
+    """The same; the ping is a frame of the protocol, the first one after `ready`."""
+    async with socket_client(server, lively=False) as client:
+        await client.authenticate(person.token)
+        started = time.monotonic()
+        assert client.decode(await client.line.receive()) == {"event": "ping", "data": {}}
+        assert 0.8 < time.monotonic() - started < 2
+        assert (await client.closed())[0] == 4201
+        assert 1.8 < time.monotonic() - started < 4
+
+
 async def stranger(server: Server) -> None:
     """Closed as `auth_timeout`, whatever it sends but a token."""
-    async with raw_socket(server, head()) as raw:
+    async with socket_client(server) as client:
         started = time.monotonic()
-        raw.send(text("ping"))
-        assert await raw.close_code() == 4204
+        await client.send("ping")
+        assert (await client.closed())[0] == 4204
         assert 1.4 < time.monotonic() - started < 4
-        await raw.ended()
 
 
 async def lively(server: Server, person: Person, sign: bytes) -> None:
-    """Lives, as long as it gives signs of any kind."""
+    """Lives, as long as it gives signs that only a WebSocket has."""
     async with raw_socket(server, head()) as raw:
         raw.send(text("authenticate", {"token": person.token}))
         for _ in range(7):
@@ -69,17 +89,47 @@ async def lively(server: Server, person: Person, sign: bytes) -> None:
             pass
 
 
+async def talking(server: Server, person: Person, payload: bytes | None) -> None:
+    """Lives, as long as it sends something, pings or what is no command."""
+    async with socket_client(server, lively=False) as client:
+        await client.authenticate(person.token)
+        for _ in range(7):
+            await asyncio.sleep(0.5)
+            await client.line.send(payload or client.encode({"event": "ping"}))
+        await client.send("ping", id="last")
+        await client.until("pong", id="last")
+
+
+async def listening(server: Server, person: Person) -> None:
+    """Lives, though it does nothing but answer the server's pings."""
+    async with socket_client(server) as client:
+        await client.authenticate(person.token)
+        with pytest.raises(TimeoutError):
+            await client.recv(3.5)
+        assert (await client.ask("ping"))["event"] == "pong"
+
+
 async def test_hearing_is_no_sign_of_life(brisk: Server) -> None:
     """What the server sends does not count: a half-open connection ends though its rooms are busy."""
     ann = await brisk.person()
     room = await brisk.chatroom(ann)
-    async with raw_socket(brisk, head()) as raw:
+    async with raw_socket(brisk, head()) as raw, AsyncExitStack() as stack:
         raw.send(text("authenticate", {"token": ann.token}))
-        closing = asyncio.create_task(raw.close_code())
-        while not closing.done():
+        closing = [asyncio.create_task(raw.close_code())]
+        for transport in TRANSPORTS:
+            if transport.startswith("tcp"):
+                client = await stack.enter_async_context(socket_client(brisk, transport, lively=False))
+                await client.authenticate(ann.token)
+                closing.append(asyncio.create_task(code_of(client)))
+        while not all(task.done() for task in closing):
             await brisk.data("POST", f"/chatrooms/{room}/messages", ann.token, {"content": "x"})
             await asyncio.sleep(0.2)
-        assert closing.result() == 4201
+        assert [task.result() for task in closing] == [4201] * 4
+
+
+async def code_of(client: SocketClient) -> int:
+    """The code of the close that comes."""
+    return (await client.closed())[0]
 
 
 # --- tokens that run out ---------------------------------------------------------------------
@@ -102,9 +152,13 @@ async def signed_in(server: Server, person: Person) -> str:
 async def test_a_token_that_runs_out(start_server: StartServer) -> None:
     """A socket is told before its token ends; with a new one it goes on, without it is closed after the grace."""
     server = await start_server(PARLEY_ACCESS_TOKEN_LIFE="4", PARLEY_TOKEN_WARNING="2", PARLEY_TOKEN_GRACE="1")
+    await on_all_transports(server, _runs_out)
+
+
+async def _runs_out(server: Server) -> None:
     ann, bob, eve = await server.people(3)
     room = await server.chatroom(ann, bob)
-    async with socket_client(server.ws) as renewing, socket_client(server.ws) as lapsing:
+    async with socket_client(server) as renewing, socket_client(server) as lapsing:
         ready = await renewing.authenticate(await signed_in(server, ann))
         lapse = (await lapsing.authenticate(await signed_in(server, bob)))["token_expires_at"]
         warning = await renewing.until("token_expiring")
@@ -129,7 +183,10 @@ async def test_a_token_that_runs_out(start_server: StartServer) -> None:
 
 @pytest.mark.parametrize("way", ["query", "header", "lower case", "frame"])
 async def test_ways_to_bring_a_token(common_server: Server, crowd: list[Person], way: str) -> None:
-    """A token comes as `?token=`, as `Authorization: Bearer`, or in a frame; `ready` answers them all."""
+    """A token comes as `?token=`, as `Authorization: Bearer`, or in a frame; `ready` answers them all.
+
+    Only the request of a WebSocket has room for the first two.
+    """
     token = crowd[0].token
     url = f"{common_server.ws}?token={token}" if way == "query" else common_server.ws
     headers = {"header": f"Bearer {token}", "lower case": f"bearer {token}"}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import random
 from collections import Counter, defaultdict
 from contextlib import AsyncExitStack
-from itertools import cycle
+from itertools import cycle, product
 from typing import Literal
 from uuid import UUID
 
@@ -81,6 +82,12 @@ async def _kill_and_restart(server: Server, ledger: Ledger, dice: random.Random)
     await server.start()
 
 
+async def _urls(server: Server) -> list[str]:
+    """Every way in: clear and under Noise, whose key is pinned for the one and looked up for the other."""
+    key = base64.urlsafe_b64encode(await server.noise_key()).decode()
+    return [server.ws, f"{server.ws}?key={key}", server.tcp, server.sealed]
+
+
 async def _rooms(server: Server, senders: list[Person], readers: list[Person]) -> list[UUID]:
     """Each sender writes in one room; the readers hear them all."""
     return [await server.chatroom(readers[0], *readers[1:], *senders[place::ROOMS]) for place in range(ROOMS)]
@@ -90,7 +97,10 @@ async def _rooms(server: Server, senders: list[Person], readers: list[Person]) -
 async def test_kill_loses_nothing(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """20 senders at full speed, 20 kills: every acked message is in history once, every reader has every seq once."""
+    """20 senders at full speed, 20 kills: every acked message is in history once, every reader has every seq once.
+
+    The senders share all transports, clear and under Noise, in both encodings; so do the readers.
+    """
     # The test is about kills, not about waiting.
     monkeypatch.setattr("gateway.client_commands.RETRY_BASE", 0.05)
     monkeypatch.setattr("gateway.client_commands.DELAY_CAP", 0.3)
@@ -102,11 +112,13 @@ async def test_kill_loses_nothing(
     # A reader may miss more than a sync brings; that verdict has tests of its own.
     server = await start_server(PARLEY_LIMIT_SYNC="1000000")
     people = await server.people(SENDERS + READERS)
+    ways = list(product(await _urls(server), CODECS))
+    assert len(ways) <= min(SENDERS, len(people))
     rooms = await _rooms(server, people[:SENDERS], people[SENDERS:])
     async with AsyncExitStack() as stack:
         clients = [
-            await stack.enter_async_context(connect(server.ws, person.token, codec=codec))
-            for person, codec in zip(people, cycle(CODECS), strict=False)
+            await stack.enter_async_context(connect(url, person.token, codec=codec))
+            for person, (url, codec) in zip(people, cycle(ways), strict=False)
         ]
         readers = [Reader(client) for client in clients[SENDERS:]]
         async with asyncio.TaskGroup() as group:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
+from itertools import cycle
 from typing import Any
 from uuid import UUID
 
 import asyncpg
-import msgspec
 import pytest
-from websockets.typing import Subprotocol
 
-from tests.e2e.lines import Transport
+from tests.e2e.lines import TRANSPORTS, Transport
 from tests.e2e.server import Person, Server
 from tests.e2e.socket_client import SocketClient, socket_client
 
@@ -57,10 +57,12 @@ class Observer:
             await self._look.wait_for(lambda: len(self.looks) >= next_whole)
 
 
-async def send_all(server: Server, person: Person, room: UUID, name: str, observer: Observer) -> dict[str, int]:
+async def send_all(
+    server: Server, transport: Transport, person: Person, room: UUID, name: str, observer: Observer
+) -> dict[str, int]:
     """Sends EACH messages in bursts, each burst once the one before is acked and observed; returns the seq of each."""
     seqs: dict[str, int] = {}
-    async with socket_client(server.ws) as client:
+    async with socket_client(server, transport) as client:
         await client.authenticate(person.token)
         for start in range(0, EACH, BURST):
             for n in range(start, start + BURST):
@@ -73,7 +75,7 @@ async def send_all(server: Server, person: Person, room: UUID, name: str, observ
     return seqs
 
 
-async def listen_json(client: SocketClient, count: int) -> list[tuple[int, str]]:
+async def listen(client: SocketClient, count: int) -> list[tuple[int, str]]:
     """The next messages, by seq and text."""
     heard: list[tuple[int, str]] = []
     while len(heard) < count:
@@ -83,55 +85,36 @@ async def listen_json(client: SocketClient, count: int) -> list[tuple[int, str]]
     return heard
 
 
-async def listen_msgpack(client: SocketClient, count: int) -> list[tuple[int, str]]:
-    """The same in MessagePack."""
-    heard: list[tuple[int, str]] = []
-    while len(heard) < count:
-        frame = await unpacked(client)
-        if frame["event"] == "message_received":
-            heard.append((frame["seq"], frame["data"]["message"]["content"]))
-    return heard
-
-
-async def unpacked(client: SocketClient) -> dict[str, Any]:
-    """The next frame, which is MessagePack."""
-    async with asyncio.timeout(30):
-        payload = await client.ws.recv()
-    assert isinstance(payload, bytes)
-    frame: dict[str, Any] = msgspec.msgpack.decode(payload)
-    return frame
-
-
 async def test_one_order_for_all(server: Server, crowd: list[Person]) -> None:
-    """Fifty senders at once: a JSON and a MessagePack reader hear the same contiguous order, and history has it too.
+    """Fifty senders at once, over all transports: a reader on each hears the same contiguous order, and history has it.
 
     Whoever looks into the database meanwhile never sees a seq before those below it: commit order is seq order.
     """
     total = SENDERS * EACH
     room = await server.chatroom(crowd[0], *crowd[1:])
     observer = Observer()
-    packed = [Subprotocol("parley.v1.msgpack")]
-    async with (
-        socket_client(server.ws) as one,
-        socket_client(server.ws, max_queue=None, subprotocols=packed) as two,
-    ):
-        await one.authenticate(crowd[0].token)
-        assert (await unpacked(two))["event"] == "hello"
-        await two.ws.send(msgspec.msgpack.encode({"event": "authenticate", "data": {"token": crowd[1].token}}))
-        assert (await unpacked(two))["event"] == "ready"
+    async with AsyncExitStack() as stack:
+        readers = [await stack.enter_async_context(socket_client(server, transport)) for transport in TRANSPORTS]
+        for reader, person in zip(readers, crowd, strict=True):
+            await reader.authenticate(person.token)
         watching = asyncio.create_task(observer.watch(server.database_url, room))
-        listeners = asyncio.gather(listen_json(one, total), listen_msgpack(two, total))
-        acked = await asyncio.gather(*(send_all(server, crowd[n % 6], room, f"s{n}", observer) for n in range(SENDERS)))
-        heard_one, heard_two = await listeners
+        listeners = asyncio.gather(*(listen(reader, total) for reader in readers))
+        acked = await asyncio.gather(
+            *(
+                send_all(server, transport, crowd[n % 6], room, f"s{n}", observer)
+                for n, transport in zip(range(SENDERS), cycle(TRANSPORTS), strict=False)
+            )
+        )
+        heard, *others = await listeners
         watching.cancel()
-    assert [seq for seq, _ in heard_one] == list(range(2, total + 2))
-    assert heard_two == heard_one
-    assert {text: seq for seqs in acked for text, seq in seqs.items()} == {text: seq for seq, text in heard_one}
-    assert [(m["seq"], m["content"]) for m in await server.history(crowd[2], room)] == heard_one
+    assert [seq for seq, _ in heard] == list(range(2, total + 2))
+    assert others == [heard] * (len(TRANSPORTS) - 1)
+    assert {text: seq for seqs in acked for text, seq in seqs.items()} == {text: seq for seq, text in heard}
+    assert [(m["seq"], m["content"]) for m in await server.history(crowd[2], room)] == heard
     assert [seq for look in observer.looks for seq in look] == list(range(1, total + 2))
     assert sum(bool(look) for look in observer.looks) >= BURSTS
     for n in range(SENDERS):  # what one sender sends stays in their order
-        own = [text for _, text in heard_one if text.startswith(f"s{n}-")]
+        own = [text for _, text in heard if text.startswith(f"s{n}-")]
         assert own == [f"s{n}-{i}" for i in range(EACH)]
 
 

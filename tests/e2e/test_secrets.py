@@ -16,6 +16,7 @@ import asyncpg
 
 from tests.e2e.bots import make_bot
 from tests.e2e.conftest import StartServer
+from tests.e2e.lines import TRANSPORTS
 from tests.e2e.server import PASSWORD, Person, Server
 from tests.e2e.socket_client import SocketClient, socket_client
 
@@ -125,14 +126,19 @@ class Traffic:
             await self._misbehave(client, room)
             client.cut()
         await self._resume(ready)
+        for transport in TRANSPORTS:
+            async with socket_client(self._server, transport) as client:
+                await client.authenticate(self.ann.token)
+                assert (await client.say(room, TEXTS["group"]))["event"] == "ack"
+                await self._misbehave(client, room)
         path = f"/chatrooms/{room}/messages"
         await self._server.data("POST", path, self.ann.token, {"content": TEXTS["rest"]})
-        assert len(await self._server.history(self.ann, room)) == 4
+        assert len(await self._server.history(self.ann, room)) == 4 + len(TRANSPORTS)
 
     async def _misbehave(self, client: SocketClient, room: UUID) -> None:
         """Each of these is refused with a typed error."""
         for frame in (f'{{"{TEXTS["broken"]}', f'{{"event": "send_message", "data": "{TEXTS["broken"]}"}}'):
-            await client.ws.send(frame)
+            await client.line.send(frame.encode())
             await client.until("error")
         wrong = {"chatroom_id": str(UUID(int=7)), "content": TEXTS["refused"]}
         assert (await client.ask("send_message", wrong, "w"))["event"] == "error"
