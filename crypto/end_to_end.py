@@ -30,6 +30,9 @@ FIELD_PRIME = 2**255 - 19
 FINGERPRINT_BYTES = 20
 """Bytes of SHA-256 that a fingerprint shows. 160 bits leave nobody a second key with the same one."""
 
+DEVICE_ID_LENGTH = 64
+"""Characters in a device's id at most."""
+
 SAFETY_ROUNDS = 5_200
 """Rounds of SHA-512, as in Signal (libsignal, fingerprint): to forge 30 digits then costs some 2^112 steps."""
 
@@ -39,7 +42,7 @@ _DEVICE = b"parley device key 1"
 
 
 class KeyInvalid(Exception):
-    """This is no public key: the wrong length, another spelling of a point, or one whose secrets are known to all."""
+    """No key of a device: of the wrong length, a second spelling of a point, or one whose secrets everybody knows."""
 
 
 # --- keys of devices -------------------------------------------------------------------------
@@ -81,8 +84,10 @@ class DeviceName:
     device_id: str
 
     def encoded(self) -> bytes:
-        """16 bytes of the user, one for the length of the id (at most 64), and the id."""
-        id = self.device_id.encode("ascii")
+        """16 bytes of the user, one for the length of the id, and the id. Raises KeyInvalid for what is no id."""
+        if not self.device_id.isascii() or len(self.device_id) > DEVICE_ID_LENGTH:
+            raise KeyInvalid(f"a device's id has at most {DEVICE_ID_LENGTH} characters of ASCII")
+        id = self.device_id.encode()
         return self.user_id.bytes + len(id).to_bytes(1, "big") + id
 
 

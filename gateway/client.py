@@ -109,7 +109,8 @@ async def connect(
     `private_key`, 32 bytes of X25519, is a bot's own: the handshake shows it, and no
     token is needed. `tls` replaces the default context, for a certificate authority of one's own.
     `device` is what `client.room` writes and reads end-to-end encrypted messages with
-    (gateway/client_keys.py); its public key is published. Raises DeviceRevoked where it was removed.
+    (gateway/client_keys.py); its public key is published. Raises DeviceRevoked where that
+    was removed, ChatError where it is refused.
 
     While the server cannot be reached, entering waits (a warning is logged for each
     attempt). Raises ClientClosed if the server refuses the token or the client, ValueError

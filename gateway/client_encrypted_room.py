@@ -31,6 +31,9 @@ WRAPS = 150
 CHECK_EVERY = 60.0
 """Seconds after which a sender looks again for devices that lack the key: a new device is no event."""
 
+LAST_VERSION = 2**31 - 1
+"""The highest version that there can be, and that nobody will reach."""
+
 MOVES = frozenset(
     {"user_joined", "user_left", "key_rotation_needed", "history_gap", "chatroom_gained", "chatroom_lost"}
 )
@@ -203,7 +206,7 @@ class EncryptedRoom:
 
     async def _key(self, version: int) -> bytes:
         if version not in self._held:
-            fetched = await self._fetch(before=version + 1)
+            fetched = await self._fetch(before=min(version + 1, LAST_VERSION))
             wrapped = next((key for key in fetched.keys if key.key_version == version), None)
             if wrapped is None:
                 raise CannotOpen("no_key")
@@ -231,7 +234,6 @@ class EncryptedRoom:
     def _take(self, wrapped: WrappedKey) -> None:
         """Opens a wrapped key that a trusted device made. Raises CannotOpen, KeyChanged."""
         sender = PublicKey(wrapped.sender_id, wrapped.sender_device_id, wrapped.sender_public_key)
-        self._keys.check_sender(sender)
         wrap = Wrap(
             self.id,
             wrapped.key_version,
@@ -239,7 +241,8 @@ class EncryptedRoom:
             self._keys.device.name(self._keys.me),
         )
         try:
+            self._keys.check_sender(sender)
             key = wrap.open(wrapped.wrapped_key, self._keys.device.key, base64.b64decode(sender.key))
-        except (SealBroken, KeyInvalid, ValueError):
+        except (SealBroken, KeyInvalid, OverflowError):  # the last for a version that is none
             raise CannotOpen("no_key") from None
         self._held[wrapped.key_version] = _Held(key, sender)

@@ -57,7 +57,10 @@ _WHY = {
 
 
 class KeysWentBack(EndToEndError):
-    """The server offers an older key than it did before, which former members may have. Nothing is written with it."""
+    """The server offers an older key than it did before, which former members may have. Nothing is written with it.
+
+    It hides a removal, or was restored from a backup; after a backup, a new device's file begins anew.
+    """
 
 
 class DeviceRevoked(EndToEndError):
@@ -163,7 +166,8 @@ class Keys:
         return [key for key in listed if self.device.trust_of(key.user_id, key.key) in USED]
 
     def check_sender(self, sender: PublicKey) -> None:
-        """Raises KeyChanged unless this key was seen as the user's, and is trusted."""
+        """Raises KeyChanged unless this key was seen as the user's, and is trusted; KeyInvalid for what is none."""
+        decode_public_key(sender.key)
         if self.device.trust_of(sender.user_id, sender.key) not in USED:
             raise KeyChanged([self.shown(sender)])
 

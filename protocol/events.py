@@ -338,8 +338,8 @@ class ChatroomKeysFetched(Event, frozen=True):
 
     `key_version` is the newest, 0 for none; content below `min_key_version` is
     refused, and `rotation_needed` says that this goes for the newest one as well.
-    `more`: older versions than the last of `keys` exist. `devices` are those of all members, the ones that lack
-    the newest key first, at most 2,000.
+    `more`: older versions than the last of `keys` exist. `devices` are those of all members, one's own first, then
+    the ones that lack the newest key, at most 2,000.
     """
 
     chatroom_id: UUID

@@ -56,17 +56,21 @@ async def for_device(
     return [WrappedKey(**dict(row)) for row in rows]
 
 
-async def devices_of(conn: Connection, chatroom_id: UUID, version: int) -> tuple[MemberDevice, ...]:
-    """The devices of all members, those that lack this version first. It was made when its first wraps were stored."""
+async def devices_of(conn: Connection, chatroom_id: UUID, user_id: UUID, version: int) -> tuple[MemberDevice, ...]:
+    """The devices of all members: this user's first, then those that lack the version.
+
+    It was made when its first wraps were stored; who became a member later is a newcomer.
+    """
     rows = await conn.fetch(
         """SELECT d.user_id, d.device_id, d.public_key, w.key_version IS NOT NULL AS has_key,
                   coalesce(m.joined_at > min(w.created_at) OVER (), false) AS is_newcomer
            FROM members m JOIN device_keys d ON d.user_id = m.user_id
            LEFT JOIN wrapped_keys w ON w.chatroom_id = m.chatroom_id AND w.user_id = d.user_id
                 AND w.device_id = d.device_id AND w.key_version = $2 AND w.public_key = d.public_key
-           WHERE m.chatroom_id = $1 ORDER BY has_key, d.user_id, d.device_id LIMIT $3""",
+           WHERE m.chatroom_id = $1 ORDER BY d.user_id <> $3, has_key, d.user_id, d.device_id LIMIT $4""",
         chatroom_id,
         version,
+        user_id,
         DEVICES,
     )
     return tuple(MemberDevice(**dict(row)) for row in rows)

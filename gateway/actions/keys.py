@@ -176,7 +176,7 @@ async def get_chatroom_keys(services: Services, actor: Actor, command: GetChatro
         if all(key.device_id != device_id for key in await device_keys.of_user(conn, actor.user.id)):
             raise ChatError("RESOURCE_NOT_FOUND", "You have no such device.", details={"field": "device_id"})
         keys = await wrapped_keys.for_device(conn, room_id, actor.user.id, device_id, command.before)
-        devices = await wrapped_keys.devices_of(conn, room_id, versions["member_key_version"])
+        devices = await wrapped_keys.devices_of(conn, room_id, actor.user.id, versions["member_key_version"])
     newest, oldest = versions["member_key_version"], versions["min_member_key_version"]
     return ChatroomKeysFetched(
         chatroom_id=room_id,

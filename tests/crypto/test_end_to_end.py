@@ -157,6 +157,14 @@ def test_every_bit_of_a_wrap_counts() -> None:
             WRAP.open(text, BOBS, ANNS.public)
 
 
+def test_ids_of_devices() -> None:
+    """An id beyond what a device may have cannot be bound, and does not pass for another."""
+    for id in ("x" * 65, "x" * 300, "käse"):
+        with pytest.raises(KeyInvalid):
+            DeviceName(ANN, id).encoded()
+    assert DeviceName(ANN, "x" * 64).encoded() == ANN.bytes + bytes([64]) + b"x" * 64
+
+
 # --- messages --------------------------------------------------------------------------------
 
 

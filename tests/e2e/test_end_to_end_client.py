@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from gateway import client_encrypted_room
 from gateway.client import (
     ChatError,
     Client,
@@ -85,6 +86,8 @@ async def test_messages_that_do_not_open(enter: Enter) -> None:
         *["<broken>"] * 4,
         "<no_key>",
     ]
+    highest = msgspec.structs.replace(message.content, key_version=2**31 - 1)
+    assert await bob.text(msgspec.structs.replace(message, content=highest)) == "<no_key>"
     plain = msgspec.structs.replace(message, content="yes")
     assert await bob.text(plain) == "<not_encrypted>"
     with pytest.raises(RuntimeError, match="device="):
@@ -157,6 +160,16 @@ async def test_a_member_without_a_device_gets_the_key_later(enter: Enter, server
     await ann.send(room, "later")
     assert await bob.read(room) == ["early", "later"]
     assert await ann.version(room) == 1
+
+
+async def test_more_devices_than_fit_into_a_command(enter: Enter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key of a large chatroom is handed out with several commands, and is one version for all."""
+    monkeypatch.setattr(client_encrypted_room, "WRAPS", 2)
+    ends = [await enter() for _ in range(6)]
+    room = await room_of(*ends)
+    await ends[0].send(room, "to all of you")
+    assert [await end.read(room) for end in ends] == [["to all of you"]] * 6
+    assert await ends[0].version(room) == 1
 
 
 async def test_everyone_at_once(enter: Enter) -> None:

@@ -221,6 +221,39 @@ async def test_a_wrap_that_was_moved_is_not_taken(enter: Enter) -> None:
         assert refused.value.why == "no_key"
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sender_public_key": "no base64"},
+        {"sender_public_key": base64.b64encode(bytes(32)).decode()},
+        {"sender_device_id": "x" * 300},
+        {"sender_device_id": "käse"},
+        {"key_version": 2**40},
+        {"key_version": -1},
+    ],
+    ids=str,
+)
+async def test_rubbish_is_no_key(enter: Enter, change: dict[str, Any]) -> None:
+    """Whatever the server makes of a wrapped key, the client says that it has none, and makes a new one to write."""
+    ann, bob = await enter(), await enter()
+    room = await room_of(ann, bob)
+    await bob.send(room, "before")
+    (message,) = (await ann.client.fetch_messages(room, after=0)).messages
+
+    def lie(command: Command, answer: Any) -> Any:
+        if not isinstance(answer, events.ChatroomKeysFetched):
+            return answer
+        keys = [msgspec.structs.replace(key, **change) for key in answer.keys if key.sender_id == bob.person.id]
+        return msgspec.structs.replace(answer, keys=(*keys, *answer.keys[len(keys) :]))
+
+    _, _, room_at = through(ann, lie)
+    with pytest.raises(CannotOpen) as refused:
+        await room_at(room).open(message)
+    assert refused.value.why == "no_key"
+    await room_at(room).send_encrypted("after")
+    assert await bob.read(room) == ["before", "after"]
+
+
 async def test_a_server_that_goes_back_is_noticed(enter: Enter) -> None:
     """A server that hides a rotation, to have the next message written for a former member, is reported."""
     ann, bob, eve = await enter(name="ann"), await enter(), await enter()
