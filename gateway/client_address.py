@@ -41,7 +41,10 @@ _DISCOVER = "discover"
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A parsed URL. `url` is what a WebSocket is opened with; `key` is None until it is discovered."""
+    """A parsed URL. `url` is what a WebSocket is opened with; `key` is None until it is discovered.
+
+    `name` is the URL without user and query, for logs.
+    """
 
     transport: Literal["ws", "tcp"]
     tls: bool
@@ -49,6 +52,7 @@ class Address:
     host: str
     port: int
     url: str
+    name: str
     key: bytes | None = None
     discover: str = ""
 
@@ -74,6 +78,7 @@ def parse_address(url: str) -> Address:
         host=parts.hostname,
         port=parts.port or TCP_PORT,
         url=_websocket_url(parts, tls, query),
+        name=f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}",
         key=pinned,
         discover=found_at,
     )

@@ -36,10 +36,8 @@ class Way:
 
     @property
     def name(self) -> str:
-        """What stands in logs: without the query, where tokens and keys may be."""
-        where = urlsplit(self._address.url)
-        host = where.netloc.rpartition("@")[2]
-        return f"{where.scheme}://{host}{where.path}" if self._address.transport == "ws" else f"tcp://{host}"
+        """What stands in logs: without a query, where tokens may be."""
+        return self._address.name
 
     async def open(self) -> Line:
         """A line, its handshakes done. Raises LineClosed."""

@@ -51,7 +51,7 @@ def test_a_key_makes_a_websocket_sealed() -> None:
     """It is taken out of what is sent to the server."""
     address = parse_address(f"ws://h:1/ws?key={TEXT}&tenant=a")
     assert address == Address(
-        transport="ws", tls=False, noise=True, host="h", port=1, url="ws://h:1/ws?tenant=a", key=KEY
+        transport="ws", tls=False, noise=True, host="h", port=1, url="ws://h:1/ws?tenant=a", name="ws://h:1/ws", key=KEY
     )
 
 
