@@ -23,7 +23,7 @@ RATE = 500
 
 @pytest.fixture
 async def node(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
-    """A node in this very loop. On a busy machine, its readers wait for their connections instead of being sent away."""
+    """A node in this very loop. On a busy machine, its readers wait for their connections and are not sent away."""
     monkeypatch.setattr("storage.database.CONNECT_SECONDS", 60.0)
     async with running_node(database_url, tmp_path) as node:
         yield node
