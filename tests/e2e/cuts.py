@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, cast
 
+from noise.exceptions import NoiseInvalidMessage
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
@@ -78,9 +79,12 @@ class CutLine(asyncio.Protocol, ABC):
         self._begin()
 
     def data_received(self, data: bytes) -> None:
-        """Hands on what came before the cut."""
+        """Hands on what came before the cut. What does not open ends the line."""
         if passing := self._pass("down", data):
-            self._take(passing)
+            try:
+                self._take(passing)
+            except NoiseInvalidMessage:
+                self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The line is gone."""

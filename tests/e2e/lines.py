@@ -13,7 +13,9 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import Any, Literal, get_args
 
+from cryptography.exceptions import InvalidTag
 from noise.connection import Keypair, NoiseConnection
+from noise.exceptions import NoiseInvalidMessage
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
@@ -108,8 +110,11 @@ class Channel:
         self._sealed = self._opened = 0
 
     def complete(self, answer: bytes) -> None:
-        """The handshake is over."""
-        assert self._noise.read_message(answer) == b""
+        """The handshake is over. Raises NoiseInvalidMessage."""
+        try:
+            assert self._noise.read_message(answer) == b""
+        except (InvalidTag, ValueError) as error:
+            raise NoiseInvalidMessage from error
 
     def seal(self, payload: bytes) -> list[bytes]:
         """A frame as Noise messages."""
@@ -138,13 +143,13 @@ class WebSocketLine(Line):
     def __init__(self, ws: ClientConnection, *, text: bool, channel: Channel | None = None) -> None:
         self.ws = ws
         self._text = text
-        self._channel = channel
+        self.channel = channel
         self._payloads: deque[bytes] = deque()
 
     async def send(self, payload: bytes) -> None:
         """Sends a frame."""
         try:
-            for message in self._channel.seal(payload) if self._channel else [payload]:
+            for message in self.channel.seal(payload) if self.channel else [payload]:
                 await self.ws.send(message, text=self._text)
         except ConnectionClosed:
             raise self._end() from None
@@ -156,7 +161,7 @@ class WebSocketLine(Line):
                 message = await self.ws.recv(decode=False)
             except ConnectionClosed:
                 raise self._end() from None
-            self._payloads.extend(self._channel.open(message) if self._channel else [message])
+            self._payloads.extend(self.channel.open(message) if self.channel else [message])
         return self._payloads.popleft()
 
     def _end(self) -> Ended:

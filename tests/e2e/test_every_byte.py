@@ -73,12 +73,12 @@ class Lane:
         assert (ann.control["ready"], ann.control.get("session_reset", 0)) == (1, 0)
 
 
-async def _lanes(server: Server) -> list[Lane]:
+async def lanes_of(server: Server, count: int, prefix: str = "p") -> list[Lane]:
     """Short names make short frames, and fewer cuts."""
-    bob, *anns = await asyncio.gather(*(server.person(f"p{number:02}") for number in range(LANES + 1)))
+    bob, *anns = await asyncio.gather(*(server.person(f"{prefix}{number:02}") for number in range(count + 1)))
     rooms = await asyncio.gather(*(server.chatroom(ann, bob) for ann in anns))
     connection = await asyncpg.connect(server.database_url)
-    await connection.execute("UPDATE chatrooms SET last_seq = $1", FIRST_SEQ)
+    await connection.execute("UPDATE chatrooms SET last_seq = $1 WHERE last_seq = 1", FIRST_SEQ)
     await connection.close()
     talker = CutClient(await Target.of(server, "ws-msgpack"), bob.token)
     return [Lane(room, ann, talker) for room, ann in zip(rooms, anns, strict=True)]
@@ -113,7 +113,7 @@ async def test_every_byte(start_server: StartServer) -> None:
     dice = random.Random(seed := random.randrange(2**32))
     log.warning("seed %d", seed)
     server = await start_server(PARLEY_RESUME_WINDOW="15")
-    lanes = await _lanes(server)
+    lanes = await lanes_of(server, LANES)
     cuts: list[tuple[Target, Cut]] = []
     for transport in TRANSPORTS:
         target = await Target.of(server, transport)
