@@ -169,14 +169,14 @@ class Handshake:
         if (static is None) != (initiator and pattern == "NK"):
             raise ValueError("each side has a static key, but for the initiator of NK")
         self._initiator = initiator
-        self._mine = {"s": static} if static else {}
-        self._theirs = {"s": remote_static} if remote_static else {}
+        self._mine = {} if static is None else {"s": static}
+        self._theirs = {} if remote_static is None else {"s": remote_static}
         self._to_come = list(PATTERNS[pattern])
         self._to_write = initiator
         self._broken = False
         self._state: _Symmetric | None = _Symmetric(f"Noise_{pattern}_25519_ChaChaPoly_SHA256".encode())
         self._state.mix_hash(prologue)
-        self._state.mix_hash(remote_static or self._mine["s"].public)
+        self._state.mix_hash(self._mine["s"].public if remote_static is None else remote_static)
 
     @property
     def finished(self) -> bool:

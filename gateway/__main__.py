@@ -52,7 +52,7 @@ FILES = 65_536
 async def serve(config: Config) -> None:
     """Runs one Parley process until SIGTERM or SIGINT, then drains it."""
     _allow_many_sockets()
-    keys = load_keys(config)
+    keys = config.load_keys()
     tls = Tls.of(config)
     master = MasterKeys(keys.master)
     async with database_url(config.database_url, config.data) as url, _database(config, url) as database:
@@ -66,18 +66,6 @@ def _allow_many_sockets() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def load_keys(config: Config) -> Keys:
-    """The secrets of this process. Raises crypto.keyfile.SecretError, naming the setting."""
-    return keyfile.load_keys(
-        config.key_directory,
-        config.master_keys,
-        config.jwt_keys,
-        config.refresh_secret,
-        config.noise_key,
-        config.production,
-    )
 
 
 @contextlib.asynccontextmanager
@@ -261,7 +249,7 @@ class _Reload:
 
     async def _reload_keys(self) -> None:
         try:
-            keys = load_keys(Config.from_env())  # read anew: secrets may be in files of the operator's own
+            keys = Config.from_env().load_keys()  # read anew: secrets may be in files of the operator's own
             master = MasterKeys(keys.master)
             async with self._services.database.transaction() as conn:
                 await check_master_keys(conn, master)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 import sys
 from typing import Any, TextIO
@@ -18,6 +17,7 @@ from crypto.tokens import AccessTokens
 from gateway import logs
 from gateway.client import ClientClosed
 from gateway.config import Config, ConfigError
+from gateway.urls import key_text
 from protocol.errors import ChatError
 from storage.database import Database, DatabaseError, migrate
 from storage.embedded import EmbeddedPostgresError, database_url
@@ -100,17 +100,7 @@ def keys() -> None:
 @keys.command()
 def show() -> None:
     """List the ids of the keys, newest first, and the public Noise key. Secrets are not shown."""
-    config = _config(sys.stderr)
-    _print_ids(
-        keyfile.load_keys(
-            config.key_directory,
-            config.master_keys,
-            config.jwt_keys,
-            config.refresh_secret,
-            config.noise_key,
-            config.production,
-        )
-    )
+    _print_ids(_config(sys.stderr).load_keys())
 
 
 @keys.command()
@@ -136,7 +126,7 @@ def _print_ids(found: Keys) -> None:
         click.echo(f"master {name}")
     for key in AccessTokens(found.jwt_pems, "", 0).jwks()["keys"]:
         click.echo(f"jwt {key['kid']}")
-    click.echo(f"noise {base64.urlsafe_b64encode(found.noise.public).rstrip(b'=').decode()}")
+    click.echo(f"noise {key_text(found.noise.public)}")
 
 
 async def _migrate(config: Config) -> list[str]:

@@ -14,14 +14,12 @@ host (and port, for a WebSocket), or where `?discover=https://…` says.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import ipaddress
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
-from crypto.noise import KEY_BYTES
+from gateway.urls import host_text, parse_key, public_part
 from protocol.discovery import WELL_KNOWN
 
 TCP_PORT = 8001
@@ -37,13 +35,14 @@ _SCHEMES: dict[str, tuple[Literal["ws", "tcp"], bool]] = {
     "parleys": ("tcp", True),
 }
 _DISCOVER = "discover"
+_EXAMPLES = "an address such as ws://127.0.0.1:8000/ws or parley://127.0.0.1:8001"
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
     """A parsed URL. `url` is what a WebSocket is opened with; `key` is None until it is discovered.
 
-    `name` is the URL without user and query, for logs.
+    `name` is the URL without its query, where tokens and keys are, for logs.
     """
 
     transport: Literal["ws", "tcp"]
@@ -58,18 +57,19 @@ class Address:
 
 
 def parse_address(url: str) -> Address:
-    """Reads a URL. Raises ValueError, saying what is wrong with it."""
-    parts = urlsplit(url)
+    """Reads a URL. Raises ValueError, saying what is wrong with it, and nothing that is secret."""
+    parts = _split(url)
+    name = public_part(parts)
     known = _SCHEMES.get(parts.scheme)
     if known is None or not parts.hostname:
-        raise ValueError(f"{url!r} is not an address such as ws://127.0.0.1:8000/ws or parley://127.0.0.1:8001")
+        raise ValueError(f"this is not {_EXAMPLES}")
     transport, tls = known
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     key, discover = query.pop("key", ""), query.pop("discover", "")
     noise = bool(key) or parts.scheme == "parley"
     if parts.scheme == "parley+clear" and (noise or not is_loopback(parts.hostname)):
-        raise ValueError(f"{url!r}: without Noise and TLS only loopback is allowed; use parley:// or parleys://")
-    pinned = _key(key) if key and key != _DISCOVER else None
+        raise ValueError(f"{name!r}: without Noise and TLS only loopback is allowed; use parley:// or parleys://")
+    pinned = parse_key(key) if key and key != _DISCOVER else None
     found_at = _discovery(parts, transport, tls, discover) if noise and pinned is None else ""
     return Address(
         transport=transport,
@@ -78,21 +78,22 @@ def parse_address(url: str) -> Address:
         host=parts.hostname,
         port=parts.port or TCP_PORT,
         url=_websocket_url(parts, tls, query),
-        name=f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}",
+        name=name,
         key=pinned,
         discover=found_at,
     )
 
 
-def _key(text: str) -> bytes:
-    """Raises ValueError if it is no key."""
+def _split(url: str) -> SplitResult:
+    """The parts of a URL, its port looked at. Raises ValueError."""
     try:
-        key = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except binascii.Error:
-        key = b""
-    if len(key) != KEY_BYTES:
-        raise ValueError(f"{text!r} is not a key: {KEY_BYTES} bytes in base64url")
-    return key
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:  # what it says may show all of the URL
+        raise ValueError(f"this is not {_EXAMPLES}") from None
+    if "@" in parts.netloc:
+        raise ValueError(f"{public_part(parts)!r}: leave out what stands in front of the @; sign in with a token")
+    return parts
 
 
 def _websocket_url(parts: SplitResult, tls: bool, query: dict[str, str]) -> str:
@@ -103,15 +104,16 @@ def _websocket_url(parts: SplitResult, tls: bool, query: dict[str, str]) -> str:
 def _discovery(parts: SplitResult, transport: str, tls: bool, given: str) -> str:
     """The URL of what the server says of itself. It has to come from the server, or the key in it proves nothing."""
     base = given or _default_base(parts, transport, tls)
-    at = urlsplit(base)
-    if at.scheme != "https" and not (at.scheme == "http" and at.hostname and is_loopback(at.hostname)):
-        raise ValueError(f"{base!r}: a key is only believed from https:// or loopback; pin it with ?key=… instead")
-    return base.rstrip("/") + WELL_KNOWN
+    at = _split(base)
+    if not at.hostname or not (at.scheme == "https" or (at.scheme == "http" and is_loopback(at.hostname))):
+        raise ValueError(
+            f"{public_part(at)!r}: a key is only believed from https:// or loopback; pin it with ?key=… instead"
+        )
+    return public_part(at).rstrip("/") + WELL_KNOWN
 
 
 def _default_base(parts: SplitResult, transport: str, tls: bool) -> str:
-    host = parts.hostname or ""
-    host = f"[{host}]" if ":" in host else host
+    host = host_text(parts.hostname or "")
     if transport == "ws":
         port = f":{parts.port}" if parts.port else ""
         return f"{'https' if tls else 'http'}://{host}{port}"

@@ -14,6 +14,9 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from crypto import keyfile
+from crypto.keyfile import Keys
+
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -183,6 +186,12 @@ class Config:
     def key_directory(self) -> Path:
         """Where a development install keeps the keys it made."""
         return self.data / "keys"
+
+    def load_keys(self) -> Keys:
+        """The secrets, from settings or files. Raises crypto.keyfile.SecretError, naming the setting."""
+        return keyfile.load_keys(
+            self.key_directory, self.master_keys, self.jwt_keys, self.refresh_secret, self.noise_key, self.production
+        )
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Config:

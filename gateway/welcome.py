@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 from importlib.metadata import version
 
 from gateway.config import Config
+from gateway.urls import host_text, key_text
 from protocol.discovery import LimitsInfo, NoiseInfo, ServerInfo, TcpInfo
 
 NOISE_PROTOCOLS = ("Noise_NK_25519_ChaChaPoly_SHA256", "Noise_IK_25519_ChaChaPoly_SHA256")
@@ -32,14 +32,9 @@ def server_info(config: Config, noise_key: bytes, tcp_port: int | None, subproto
     )
 
 
-def key_text(key: bytes) -> str:
-    """A public key as it is shown: base64url without padding (RFC 4648, 5), which a URL can carry."""
-    return base64.urlsafe_b64encode(key).decode().rstrip("=")
-
-
 def welcome(config: Config, http: tuple[str, int], info: ServerInfo) -> str:
     """What to do next, for whoever looks at the terminal."""
-    host, port = http
+    host, port = host_text(http[0]), http[1]
     secure = "s" if config.tls else ""
     return WELCOME.format(
         url=f"http{secure}://{host}:{port}",
@@ -52,7 +47,8 @@ def welcome(config: Config, http: tuple[str, int], info: ServerInfo) -> str:
 def _tcp(config: Config, info: ServerInfo) -> str:
     if config.tcp_address is None or info.tcp is None:
         return "off"
-    return f"parley{'s' if config.tls else ''}://{config.tcp_address[0]}:{info.tcp.port}?key={info.noise.public_key}"
+    host, secure = host_text(config.tcp_address[0]), "s" if config.tls else ""
+    return f"parley{secure}://{host}:{info.tcp.port}?key={info.noise.public_key}"
 
 
 WELCOME = """

@@ -282,6 +282,13 @@ def test_another_server_is_refused() -> None:
     assert refusals(client.read, [PrivateKey.new().public + bytes(TAG_BYTES)]) == REFUSAL
 
 
+@pytest.mark.parametrize("key", [b"", bytes(KEY_BYTES)])
+def test_a_key_that_is_none_is_refused(key: bytes) -> None:
+    """A server's key that is no X25519 key, or one that everybody shares a secret with, fails the handshake."""
+    client = Handshake("NK", initiator=True, prologue=PROLOGUE, remote_static=key)
+    assert refusals(lambda _: client.write(), [b""]) == REFUSAL
+
+
 def test_no_key_and_nonce_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """In 100,000 frames, over a rekey and many connections, no key meets the same nonce again."""
     used: Counter[tuple[bytes, bytes]] = Counter()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 
 import pytest
 
 from gateway.client_address import Address, parse_address
+from gateway.config import Config
+from gateway.welcome import server_info, welcome
 
 KEY = bytes(range(32))
 TEXT = base64.urlsafe_b64encode(KEY).decode().rstrip("=")
@@ -82,12 +85,52 @@ def test_where_a_key_is_found(url: str, at: str) -> None:
         (f"parley+clear://127.0.0.1?key={TEXT}", "only loopback"),
         ("parley://h?key=short", "not a key"),
         ("parley://h?key=***", "not a key"),
+        ("parley://h?key=é", "not a key"),
+        ("ws://h:port/ws", "not an address"),
+        ("ws://[::1/ws", "not an address"),
+        ("ws://ann@h/ws", "in front of the @"),
         ("ws://chat.example.com/ws?key=discover", "only believed from https"),
         ("parley://h?discover=http://h", "only believed from https"),
         ("parley://h?discover=file:///etc/passwd", "only believed from https"),
+        ("parley://h?discover=https://", "only believed from https"),
+        ("parley://h?discover=https://h:99999", "not an address"),
+        ("parley://h?discover=https://ann@h", "in front of the @"),
     ],
 )
 def test_what_is_refused(url: str, complaint: str) -> None:
     """A mistake in the address is told at once, not retried; what is not safe is not done."""
     with pytest.raises(ValueError, match=complaint):
         parse_address(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://h/?token=secret",
+        "ws:ann:secret@h/ws",
+        "ws://h:port/ws?token=secret",
+        "ws://ann:secret@h/ws?token=secret",
+        "ws://ann:secret\u2100@h/ws",
+        "parley+clear://h?token=secret",
+        "parley://h?key=secret",
+        "parley://h?discover=http://h/?key=secret",
+        "parley://h?discover=https://ann:secret@h",
+    ],
+)
+def test_refusals_show_no_secrets(url: str) -> None:
+    """What is told of a wrong URL may stand in a log: no password, no token and no key is in it."""
+    with pytest.raises(ValueError, match=r"not a|believed|in front|loopback") as refusal:
+        parse_address(url)
+    assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_what_a_server_prints_can_be_used(host: str) -> None:
+    """The URLs that `parley serve` shows lead back to where it listens, also by IPv6."""
+    config = Config(http=f"[{host}]:8000", tcp=f"[{host}]:0", data=Path("data"))
+    said = welcome(config, (host, 7), server_info(config, KEY, 9, ()))
+    printed = {words[0]: words[1] for line in said.splitlines() if len(words := line.split()) > 1}
+    websocket, tcp = (parse_address(printed[name]) for name in ("WebSocket", "TCP"))
+    http = parse_address(printed["HTTP"])
+    assert [(at.host, at.port) for at in (http, websocket, tcp)] == [(host, 7), (host, 7), (host, 9)]
+    assert tcp.key == KEY
