@@ -31,19 +31,19 @@ End = tuple[float, int]
 """After how many seconds a connection was ended, and by which code."""
 
 
-async def drip(write: Callable[[bytes], None], first: bytes, ended: Awaitable[int], rest: bytes = b"") -> End:
-    """Sends bytes at once, and then one a second, until the server has had enough."""
+async def drip(write: Callable[[bytes], None], first: bytes, ended: Awaitable[int], rest: bytes = b"") -> int:
+    """Sends bytes at once, and then one a second, until the server has had enough; the code it ends with."""
     ending = asyncio.ensure_future(ended)
-    started = time.monotonic()
     for piece in chain([first], map(int.to_bytes, rest), repeat(b"x")):
         write(piece)
         if (await asyncio.wait([ending], timeout=1))[0]:
             break
-    return time.monotonic() - started, ending.result()
+    return ending.result()
 
 
 async def slow_stranger(server: Server, first: bytes, rest: bytes = b"") -> End:
     """A connection that stops in its preface, or in its handshake. It hears nothing."""
+    started = time.monotonic()
     reader, writer = await asyncio.open_connection("127.0.0.1", server.tcp_port)
 
     async def ended() -> int:
@@ -52,7 +52,8 @@ async def slow_stranger(server: Server, first: bytes, rest: bytes = b"") -> End:
         return LOST
 
     try:
-        return await drip(writer.write, first, ended(), rest)
+        code = await drip(writer.write, first, ended(), rest)
+        return time.monotonic() - started, code
     finally:
         writer.close()
         with contextlib.suppress(ConnectionError):
@@ -67,7 +68,9 @@ async def slow_client(client: SocketClient, announced: bytes) -> End:
     async def ended() -> int:
         return (await client.closed(30))[0]
 
-    return await drip(line.write, announced, ended())
+    started = time.monotonic()
+    code = await drip(line.write, announced, ended())
+    return time.monotonic() - started, code
 
 
 @asynccontextmanager
