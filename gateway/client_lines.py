@@ -46,6 +46,13 @@ class LineClosed(Exception):
         super().__init__(f"{code}: {reason}")
 
 
+class HandshakeFailed(LineClosed):
+    """There was no Noise handshake with the server's key: it may have another one by now, or it is somebody else."""
+
+    def __init__(self) -> None:
+        super().__init__(ABNORMAL, "the server does not hold the key that was expected of it")
+
+
 class Line(Protocol):
     """An open line. All methods but `abort` and `close` raise LineClosed."""
 
@@ -69,21 +76,28 @@ class Line(Protocol):
 async def open_line(
     address: Address, codec: Codec, private_key: PrivateKey | None = None, tls: ssl.SSLContext | None = None
 ) -> Line:
-    """A line to the server, its handshakes done. Raises LineClosed, whose code says whether to try again."""
+    """A line to the server, its handshakes done. Raises LineClosed, whose code says whether to try again.
+
+    Under Noise it is ABNORMAL, whatever comes in clear: anyone may have written that.
+    """
     try:
         async with asyncio.timeout(OPEN_TIMEOUT):
             if address.transport == "ws":
                 return await _open_websocket(address, codec, private_key, tls)
             return await _open_tcp(address, codec, private_key, tls)
     except NegotiationError as error:
-        raise LineClosed(CloseCode.bad_version, str(error)) from error
+        raise LineClosed(_believed(address, CloseCode.bad_version), str(error)) from error
     except InvalidStatus as error:
         code = CloseCode.forbidden if _final(error.response.status_code) else ABNORMAL
-        raise LineClosed(code, str(error)) from error
+        raise LineClosed(_believed(address, code), str(error)) from error
     except (OSError, TimeoutError, InvalidHandshake) as error:
         raise LineClosed(ABNORMAL, f"cannot be reached: {error!r}") from error
     except NoiseBroken as error:
-        raise LineClosed(ABNORMAL, "the server does not hold the key that was expected of it") from error
+        raise HandshakeFailed from error
+
+
+def _believed(address: Address, code: int) -> int:
+    return ABNORMAL if address.noise else code
 
 
 def _final(status: int) -> bool:
@@ -114,7 +128,7 @@ async def _open_websocket(
     )
     try:
         if socket.subprotocol is None:
-            raise LineClosed(CloseCode.bad_version, "the server does not speak Parley's protocol")
+            raise LineClosed(_believed(address, CloseCode.bad_version), "the server does not speak Parley's protocol")
         if not address.noise:
             return WebSocketLine(socket, codec)
         return SealedWebSocketLine(socket, await _shake_hands(socket, *_offer(address, codec, private_key)))
@@ -217,7 +231,7 @@ async def _greet(
     try:
         length = int.from_bytes(await reader.readexactly(4), "big")
         envelope = offer.complete(await reader.readexactly(min(length, MAX_MESSAGE)), MAX_FRAME)
-    except asyncio.IncompleteReadError:
+    except (asyncio.IncompleteReadError, ConnectionError):  # a server with another key says nothing, and cuts
         raise NoiseBroken from None
     return SealedTcpLine(reader, writer, codec, envelope)
 
@@ -288,8 +302,14 @@ class SealedTcpLine(TcpLine):
         return b"".join(map(frame, self._envelope.messages(data)))
 
     def _open(self, data: bytes) -> Iterator[bytes]:
-        for message in self._frames.feed(data):
+        for message in self._messages(data):
             yield from self._envelope.open(message)
+
+    def _messages(self, data: bytes) -> Iterator[bytes]:
+        try:
+            yield from self._frames.feed(data)
+        except FrameTooLarge:
+            raise NoiseBroken from None  # lengths stand outside the envelope: anyone may have written them
 
 
 def _unbroken(line: Line, open: Callable[[bytes], Iterator[bytes]], data: bytes) -> Iterator[bytes]:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import contextlib
+import re
 import ssl
 from dataclasses import replace
-from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
 
 import msgspec
 
 from crypto.noise import PrivateKey
 from gateway.client_address import Address
-from gateway.client_lines import ABNORMAL, OPEN_TIMEOUT, Line, LineClosed, open_line
+from gateway.client_lines import ABNORMAL, OPEN_TIMEOUT, HandshakeFailed, Line, LineClosed, open_line
+from gateway.urls import parse_key
 from protocol.codec import Codec
 from protocol.discovery import ServerInfo
 
 _ANSWER_BYTES = 65_536
+"""Bytes of the largest answer that is read, head included: Parley's own has less than one KiB."""
 
 
 class Way:
@@ -48,7 +47,7 @@ class Way:
             self._discovered = await self._discover()
         try:
             return await self._open_at(replace(address, key=self._discovered))
-        except LineClosed:
+        except HandshakeFailed:
             self._discovered = None
             raise
 
@@ -57,27 +56,47 @@ class Way:
 
     async def _discover(self) -> bytes:
         try:
-            info = await asyncio.to_thread(_read, self._address.discover, self._tls)
-            return base64.urlsafe_b64decode(info.noise.public_key + "=")
-        except (OSError, ValueError, HTTPException, msgspec.MsgspecError) as error:
-            raise LineClosed(ABNORMAL, f"no key at {self._address.discover}: {error}") from error
+            async with asyncio.timeout(OPEN_TIMEOUT):
+                info = await _read(self._address.discover, self._tls)
+            return parse_key(info.noise.public_key)
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            raise LineClosed(ABNORMAL, f"no key at {self._address.discover}: {error!r}") from error
 
 
 def _is_https(url: str) -> bool:
     return url.startswith("https:")
 
 
-def _read(url: str, tls: ssl.SSLContext | None) -> ServerInfo:
-    """One request, without proxies and redirects: the answer is believed because of who gave it."""
+async def _read(url: str, tls: ssl.SSLContext | None) -> ServerInfo:
+    """One request, without proxies and redirects: the answer is believed because of who gave it.
+
+    HTTP/1.0 (RFC 1945) has no chunks, and its answers end with the connection.
+    """
     at = urlsplit(url)
-    connection: HTTPConnection
-    if _is_https(url):
-        connection = HTTPSConnection(at.netloc, timeout=OPEN_TIMEOUT, context=tls)
-    else:
-        connection = HTTPConnection(at.netloc, timeout=OPEN_TIMEOUT)
-    with contextlib.closing(connection):
-        connection.request("GET", at.path)
-        answer = connection.getresponse()
-        if answer.status != HTTPStatus.OK:
-            raise ValueError(f"it answers {answer.status}")
-        return msgspec.json.decode(answer.read(_ANSWER_BYTES), type=ServerInfo)
+    secure = _is_https(url)
+    request = f"GET {at.path} HTTP/1.0\r\nHost: {at.netloc}\r\n\r\n".encode("ascii")
+    reader, writer = await asyncio.open_connection(
+        at.hostname, at.port or (443 if secure else 80), ssl=tls if secure else None
+    )
+    try:
+        writer.write(request)
+        return _server_info(await _read_all(reader))
+    finally:
+        writer.transport.abort()
+
+
+async def _read_all(reader: asyncio.StreamReader) -> bytes:
+    try:
+        await reader.readexactly(_ANSWER_BYTES + 1)
+    except asyncio.IncompleteReadError as ended:
+        return ended.partial
+    raise ValueError(f"it answers with more than {_ANSWER_BYTES} bytes")
+
+
+def _server_info(answer: bytes) -> ServerInfo:
+    """What an HTTP answer holds. Raises ValueError, or msgspec's errors."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status = head.split(b"\r\n")[0]
+    if not re.match(rb"HTTP/1\.[01] 200\b", status):
+        raise ValueError(f"it answers {status[:64]!r}")
+    return msgspec.json.decode(body, type=ServerInfo)

@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 
 from crypto.noise import PrivateKey
-from gateway.client import ClientClosed, connect
+from gateway.client import connect
 from tests.e2e.conftest import StartServer
 from tests.e2e.cuts import Target
 from tests.e2e.lines import LOST, Ended, TcpLine, Transport, WebSocketLine
@@ -162,13 +162,7 @@ async def test_the_subprotocol_cannot_be_stripped(
     token = crowd[0].token
     async with Middle(meddle).before(common_server.port) as middle:
         url = url_of(middle, "ws", await common_server.noise_key())
-        if meddle is lied_about:
-            await stays_out(middle, url, token=token)
-        else:
-            with pytest.raises(ClientClosed) as closed:
-                async with asyncio.timeout(10), connect(url, token):
-                    pass
-            assert closed.value.code == 4002
+        await stays_out(middle, url, token=token)
         for passage in middle.passages:
             assert token.encode() not in clear_text(passage)
             assert b"ready" not in bytes(passage.passed["down"])
