@@ -6,7 +6,6 @@ from a file, named by the variable with `_FILE` behind it.
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import os
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from typing import Any
 
 from crypto import keyfile
 from crypto.keyfile import Keys
+from protocol.addresses import is_loopback
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -173,7 +173,7 @@ class Config:
         """Whether TCP may go without Noise. Raises ConfigError where it is asked for and anyone could read along."""
         if self.tcp_address is None or self.tcp_clear == "no":
             return False
-        safe = self.tls or _is_loopback(self.tcp_address[0])
+        safe = self.tls or is_loopback(self.tcp_address[0])
         if self.tcp_clear == "yes" and not safe:
             raise ConfigError(
                 f"PARLEY_TCP_CLEAR is yes, and PARLEY_TCP is {self.tcp}: without Noise or TLS anyone on the way could"
@@ -248,13 +248,6 @@ def _both(name: str, value: Path | None, other: str, other_value: Path | None) -
     if (value is None) != (other_value is None):
         there, missing = (other, name) if value is None else (name, other)
         raise ConfigError(f"{missing} is not set, but {there} is; give both, or neither")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def settings_table() -> str:

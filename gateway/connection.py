@@ -36,6 +36,10 @@ CLOSE_SECONDS = 3.0
 """What a client gets to answer a close before the socket is dropped."""
 STRIKES = 60
 """Commands refused in a row for coming too fast, after which the connection is closed."""
+EARLY_FRAMES = 64
+"""Frames that a client may send before its session is open; each costs an answer and is nobody's."""
+PINGS = (12_000, 400)
+"""Pings a minute, and at once: far above what a client needs that reports every 256 frames of a flood."""
 
 _OPENING_FAILURES = {"CONNECTION_LIMIT_EXCEEDED": CloseCode.connection_limit, "INTERNAL_ERROR": CloseCode.internal}
 
@@ -44,15 +48,18 @@ class Connection:
     """The state of one connection."""
 
     __slots__ = (
+        "_abort_at",
         "_actor",
         "_address",
         "_closing",
         "_deadlines",
         "_door",
+        "_early",
         "_finishing",
         "_inbox",
         "_link",
         "_peer_key",
+        "_pings",
         "_session",
         "_wire",
         "due",
@@ -72,6 +79,9 @@ class Connection:
         self._deadlines = Deadlines(door.wheel.now())
         self._finishing = False
         self._closing = False
+        self._abort_at = 0.0
+        self._early = 0
+        self._pings: Bucket | None = None
         self.due = 0
 
     # --- what the pump calls -----------------------------------------------------------------
@@ -100,10 +110,18 @@ class Connection:
         try:
             request = self._wire.codec.decode(payload)
         except BadFrame as error:
-            request = error
+            request = error.with_traceback(None)  # which would keep the payload for as long as it waits
+        if self._session is None and not self._may_come_early():
+            return
         if self._inbox is None and self._at_once(request):
             return
         self._put(request)
+
+    def _may_come_early(self) -> bool:
+        self._early += 1
+        if self._early > EARLY_FRAMES:
+            self.close(CloseCode.rate_limited, "too many frames before the session was open")
+        return not self._closing
 
     def touch(self) -> None:
         """Something came from the client: it lives."""
@@ -148,7 +166,7 @@ class Connection:
         if self._session is not None:
             self._door.hub.forget(self._session)
         self._link.hang_up()
-        self._door.wheel.schedule(self, self._door.wheel.now() + CLOSE_SECONDS)
+        self._abort_later()
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Sends what waits, says why, and gives the client a moment to close its end."""
@@ -157,7 +175,11 @@ class Connection:
         self._last_words()
         self._link.send_close(code, reason)
         self._door.metrics.closed(code.name)
-        self._door.wheel.schedule(self, self._door.wheel.now() + CLOSE_SECONDS)
+        self._abort_later()
+
+    def _abort_later(self) -> None:
+        self._abort_at = self._door.wheel.now() + CLOSE_SECONDS
+        self._door.wheel.schedule(self, self._abort_at)
 
     def _last_words(self) -> None:
         """Takes no more; what waits is written, if the socket takes it."""
@@ -230,16 +252,18 @@ class Connection:
 
     def _admit(self, request: Request) -> bool:
         """Counts the frame as handled, and the command against the session's rate."""
-        session = self._session
-        assert session is not None
-        session.handled += 1
+        assert self._session is not None
+        self._session.handled += 1
+        return self._within_rate(self._session, request.id)
+
+    def _within_rate(self, session: Session, id: str | None) -> bool:
         now = self._deadlines.last_seen
         if session.bucket is None:
             session.bucket = Bucket(self._door.config.limit_commands, self._door.config.limit_burst, now)
         wait = session.bucket.take(now)
         if not wait:
             return True
-        self._answer_error(session, request.id, ChatError("RATE_LIMIT_EXCEEDED", retry_after=round(wait, 3)))
+        self._answer_error(session, id, ChatError("RATE_LIMIT_EXCEEDED", retry_after=round(wait, 3)))
         if session.bucket.refused > STRIKES:
             self.close(CloseCode.rate_limited, "too many commands")
         return False
@@ -304,6 +328,8 @@ class Connection:
         if session is None:
             self._link.write([self._wire.chunk("pong", Pong(handled=0), id=id)])
             return
+        if not self._may_ping():
+            return
         if command.received is not None and not session.acknowledge(command.received):
             error = ChatError(
                 "VALIDATION_INVALID_VALUE",
@@ -317,11 +343,21 @@ class Connection:
 
     # --- opening -----------------------------------------------------------------------------
 
+    def _may_ping(self) -> bool:
+        now = self._deadlines.last_seen
+        if self._pings is None:
+            self._pings = Bucket(*PINGS, now)
+        if self._pings.take(now):
+            self.close(CloseCode.rate_limited, "too many pings")
+        return not self._closing
+
     async def _authenticate(self, id: str | None, command: Authenticate) -> None:
+        if self._session is not None and not self._within_rate(self._session, id):
+            return
         try:
             actor = await self._identify(command.token)
             if self._session is not None:
-                self._renew(self._session, actor, id)
+                await self._renew(self._session, actor, id)
             else:
                 await self._open(actor, id)
         except ChatError as error:
@@ -352,10 +388,10 @@ class Connection:
         self._door.known(self._address)
         self._door.wheel.schedule(self, self._next_due(self._door.wheel.now()))
 
-    def _renew(self, session: Session, actor: Actor, id: str | None) -> None:
+    async def _renew(self, session: Session, actor: Actor, id: str | None) -> None:
         if not self._door.same(session, actor):
             raise ChatError("AUTH_TOKEN_INVALID", "This token belongs to somebody else.")
-        self._door.renew(session, actor)
+        await self._door.renew(session, actor)
         self._deadlines.renewed()
         data = Authenticated(token_expires_at=actor.token_expires_at)
         self._door.hub.send(session, self._wire.chunk("authenticated", data, id=id))
@@ -414,6 +450,8 @@ class Connection:
     def tick(self, now: float) -> float | None:
         """Does what is due; called by the wheel."""
         if self._closing:
+            if now < self._abort_at:  # the wheel had filed us for something else
+                return self._abort_at
             self._link.abort()
             return None
         while not self._closing and (due := self._deadlines.due(self._door.config, now, self._token_left())):

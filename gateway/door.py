@@ -6,6 +6,8 @@ import hmac
 import secrets
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -168,8 +170,6 @@ class Door:
             handled = session.handled
             self.hub.forget(session)
             return Reset(missed, handled)
-        if actor is not None:
-            self.renew(session, actor)
         self.hub.attach(session, link, wire)
         session.outbox.extend(missed)
         session.queued = sum(len(chunk.data) for chunk in missed)
@@ -189,14 +189,26 @@ class Door:
         expires = session.token_expires_at
         if actor is None and expires is not None and expires.timestamp() + self.config.token_grace < time.time():
             raise ChatError("AUTH_TOKEN_EXPIRED")
-        async with self._database.acquire() as conn:
-            await _check_sign_in(conn, actor.sign_in_id if actor else session.sign_in_id, session.user.id)
+        async with self._adopting(session, actor), self._database.acquire() as conn:
+            await _check_sign_in(conn, session.sign_in_id, session.user.id)
             return set(await rooms.chatroom_ids_of(conn, session.user.id))
 
-    def renew(self, session: Session, actor: Actor) -> None:
-        """The session goes on under a new token."""
-        session.sign_in_id = actor.sign_in_id
-        session.token_expires_at = actor.token_expires_at
+    async def renew(self, session: Session, actor: Actor) -> None:
+        """The session goes on under a new token. Raises ChatError when its sign-in has ended meanwhile."""
+        async with self._adopting(session, actor), self._database.acquire() as conn:
+            await _check_sign_in(conn, session.sign_in_id, session.user.id)
+
+    @asynccontextmanager
+    async def _adopting(self, session: Session, actor: Actor | None) -> AsyncIterator[None]:
+        """The session is the actor's sign-in's before that is looked at: who ends it meanwhile finds the session."""
+        former = session.sign_in_id, session.token_expires_at
+        if actor is not None:
+            session.sign_in_id, session.token_expires_at = actor.sign_in_id, actor.token_expires_at
+        try:
+            yield
+        except ChatError:
+            session.sign_in_id, session.token_expires_at = former
+            raise
 
     # --- leaving -----------------------------------------------------------------------------
 

@@ -59,9 +59,15 @@ class Accepted(NamedTuple):
 def accept(preface: Preface, static: PrivateKey, message: bytes, frame: Framing, limit: int) -> Accepted:
     """The server's end, from the client's message. Raises NoiseBroken."""
     handshake = Handshake("IK" if preface.keyed else "NK", initiator=False, prologue=bytes(preface), static=static)
-    handshake.read(message)
+    _check_empty(handshake.read(message))
     answer = frame(handshake.write())
     return Accepted(Envelope(*handshake.split(), frame, limit), answer, handshake.remote_static)
+
+
+def _check_empty(payload: bytes) -> None:
+    """A handshake message carries nothing here: what it would is without the protection that comes after it."""
+    if payload:
+        raise NoiseBroken
 
 
 class Offer:
@@ -80,5 +86,5 @@ class Offer:
 
     def complete(self, answer: bytes, limit: int) -> Envelope:
         """The channel. Raises NoiseBroken: the other end does not hold the server's key, or the preface was changed."""
-        self._handshake.read(answer)
+        _check_empty(self._handshake.read(answer))
         return Envelope(*self._handshake.split(), self._frame, limit)

@@ -11,6 +11,8 @@ T = TypeVar("T")
 
 LIMIT = 64
 """Frames that may wait; then the socket is not read."""
+AT_ONCE = 32
+"""Frames that may be taken before others get their turn."""
 FULL_POLL = 0.02
 """Seconds between looks at the outbox of a client that asks and does not read."""
 
@@ -51,6 +53,7 @@ class Inbox(Generic[T]):
 
     async def _work(self) -> None:
         failure = None
+        taken = 0
         try:
             while self._frames:
                 if len(self._frames) == LIMIT // 2:
@@ -59,6 +62,9 @@ class Inbox(Generic[T]):
                     await asyncio.sleep(FULL_POLL)
                 else:
                     await self._take(self._frames.popleft())
+                    taken += 1
+                    if taken % AT_ONCE == 0:
+                        await asyncio.sleep(0)
         except Exception as error:
             failure = error
         finally:

@@ -10,8 +10,11 @@ from gateway.connection import Connection
 from gateway.door import Door
 from gateway.envelope import Envelope
 from gateway.wire import Chunk, Wire
+from protocol.addresses import network_of
 from protocol.errors import CloseCode
 
+SLICE = 8_192
+"""Bytes of a read that are worked on at a time, so that no client's read keeps the others waiting."""
 HIGH_WATER = 65_536
 """Bytes the transport may buffer before frames wait in the session's outbox, where they are counted."""
 LOW_WATER = 16_384
@@ -20,7 +23,20 @@ LOW_WATER = 16_384
 class Pump(asyncio.Protocol, ABC):
     """One socket. A subclass turns its bytes into payloads, and is the `Socket` of its connection."""
 
-    __slots__ = ("_address", "_admitted", "_connection", "_door", "_envelope", "_live", "_transport", "due", "paused")
+    __slots__ = (
+        "_address",
+        "_admitted",
+        "_connection",
+        "_door",
+        "_ended",
+        "_envelope",
+        "_held",
+        "_live",
+        "_transport",
+        "_waiting",
+        "due",
+        "paused",
+    )
 
     _transport: asyncio.Transport
 
@@ -31,6 +47,9 @@ class Pump(asyncio.Protocol, ABC):
         self._address = ""
         self._admitted = False  # counted as a stranger
         self._live = False  # plain and cheap: it is asked at every write
+        self._ended = False  # what still comes is not looked at
+        self._held = False  # the connection wants no more for now
+        self._waiting = b""
         self.paused = False
         self.due = 0
 
@@ -41,7 +60,14 @@ class Pump(asyncio.Protocol, ABC):
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
         peer = self._transport.get_extra_info("peername")
-        self._address = peer[0] if isinstance(peer, tuple) else "local"
+        self._address = network_of(peer[0]) if isinstance(peer, tuple) else "local"
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client; of many at once, some now and the others in the next turns of the loop."""
+        if self._held or self._waiting or len(data) > SLICE:
+            self._wait(data)
+        elif not self._ended:
+            self._feed(data)
 
     def pause_writing(self) -> None:
         """The transport holds enough; frames wait in the outbox."""
@@ -55,10 +81,44 @@ class Pump(asyncio.Protocol, ABC):
 
     def _leave(self, *, clean: bool) -> None:
         """The socket is gone, whether there was a connection on it or not."""
+        self._live, self._ended, self._waiting = False, True, b""
         if self._connection is not None:
             self._connection.lost(clean=clean)
         elif self._admitted:
             self._door.known(self._address)
+
+    # --- in ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _feed(self, data: bytes) -> None:
+        """Works on bytes from the client."""
+
+    def _wait(self, data: bytes) -> None:
+        if not self._waiting and not self._transport.is_closing():
+            self._transport.pause_reading()
+            self._soon()
+        self._waiting += data
+
+    def _soon(self) -> None:
+        asyncio.get_running_loop().call_soon(self._next)
+
+    def _next(self) -> None:
+        if self._held or not self._waiting:
+            return
+        piece, self._waiting = self._waiting[:SLICE], self._waiting[SLICE:]
+        if not self._ended:
+            self._feed(piece)
+        if self._waiting:
+            self._soon()
+        elif not self._held and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _break(self) -> None:
+        """Ends a connection whose envelope does not hold: without a word, and the same for every reason."""
+        self._door.metrics.closed("broken_envelope")
+        self._ended = True
+        self._live = False
+        self._transport.abort()
 
     # --- opening -----------------------------------------------------------------------------
 
@@ -103,12 +163,18 @@ class Pump(asyncio.Protocol, ABC):
 
     def pause_reading(self) -> None:
         """Lets TCP's window hold the client back."""
+        self._held = True
         if not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Reads again."""
-        if not self._transport.is_closing():
+        """Reads again, and first what was read already."""
+        if not self._held:
+            return
+        self._held = False
+        if self._waiting:
+            self._soon()
+        elif not self._transport.is_closing():
             self._transport.resume_reading()
 
     def abort(self) -> None:

@@ -14,7 +14,7 @@ from protocol.errors import CloseCode
 from protocol.events import Closing, Heartbeat
 from protocol.framing import PREFACE_BYTES, BadPreface, FrameReader, FrameTooLarge, Preface, frame
 
-Feed = Callable[[bytes], Iterator[bytes]]
+Payloads = Callable[[bytes], Iterator[bytes]]
 
 
 def framed_wires() -> dict[str, Wire]:
@@ -25,7 +25,7 @@ def framed_wires() -> dict[str, Wire]:
 class TcpPump(Pump):
     """One TCP connection. `clear` says whether it may go without Noise."""
 
-    __slots__ = ("_clear", "_ended", "_feed", "_opening", "_reader", "_since", "_static", "_wire", "_wires")
+    __slots__ = ("_clear", "_opening", "_payloads", "_reader", "_since", "_static", "_wire", "_wires")
 
     def __init__(self, door: Door, wires: dict[str, Wire], static: PrivateKey, *, clear: bool) -> None:
         super().__init__(door)
@@ -33,8 +33,7 @@ class TcpPump(Pump):
         self._static = static
         self._clear = clear
         self._opening = b""
-        self._feed: Feed | None = None
-        self._ended = False
+        self._payloads: Payloads | None = None
         self._since = 0.0  # when the frame began that is not whole yet
 
     # --- asyncio.Protocol --------------------------------------------------------------------
@@ -47,27 +46,22 @@ class TcpPump(Pump):
         else:
             self._transport.abort()
 
-    def data_received(self, data: bytes) -> None:
-        """Bytes from the client."""
-        if self._ended:
-            return
-        try:
-            if self._feed is None:
-                data = self._greet(data)
-            if self._feed is not None:
-                self._take(self._feed, data)
-        except NoiseBroken:
-            self._door.metrics.closed("broken_envelope")
-            self._transport.abort()  # without a word, and the same for every reason
-        except FrameTooLarge as error:
-            self.close(CloseCode.bad_frame, str(error))
-
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone. A goodbye has been taken care of when it came."""
-        self._live = False
         self._leave(clean=False)
 
     # --- in ----------------------------------------------------------------------------------
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            if self._payloads is None:
+                data = self._greet(data)
+            if self._payloads is not None:
+                self._take(self._payloads, data)
+        except NoiseBroken:
+            self._break()
+        except FrameTooLarge as error:
+            self.close(CloseCode.bad_frame, str(error))
 
     def _greet(self, data: bytes) -> bytes:
         """Looks at the preface; what follows it is given back."""
@@ -86,7 +80,7 @@ class TcpPump(Pump):
             self._expect_handshake(preface)
         elif self._clear:
             self._reader = FrameReader(self._door.config.limit_frame)
-            self._feed = self._reader.feed
+            self._payloads = self._reader.feed
             self._begin(self._wire)
         else:
             self._turn_away(self._wire, CloseCode.forbidden, "frames without Noise are for loopback only")
@@ -95,14 +89,14 @@ class TcpPump(Pump):
     def _expect_handshake(self, preface: Preface) -> None:
         self._reader = FrameReader(MAX_MESSAGE)
 
-        def feed(data: bytes) -> Iterator[bytes]:
+        def payloads(data: bytes) -> Iterator[bytes]:
             for message in self._messages(data):
                 if self._envelope is None:
                     self._shake_hands(preface, message)
                 else:
                     yield from self._envelope.open(message)
 
-        self._feed = feed
+        self._payloads = payloads
 
     def _messages(self, data: bytes) -> Iterator[bytes]:
         try:
@@ -116,9 +110,11 @@ class TcpPump(Pump):
         self._envelope = accepted.envelope
         self._begin(self._wire, peer_key=accepted.peer_key)
 
-    def _take(self, feed: Feed, data: bytes) -> None:
+    def _take(self, payloads: Payloads, data: bytes) -> None:
         whole = False
-        for payload in feed(data):
+        for payload in payloads(data):
+            if self._ended:
+                return
             whole = True
             if self._connection is not None:
                 self._connection.receive(payload)
@@ -139,13 +135,21 @@ class TcpPump(Pump):
         if self._connection is None:
             self._transport.abort()
             return None
-        due = self._since + self._door.config.frame_deadline
         if not self._since:
             return None
+        due = self._since + self._door.config.frame_deadline
+        if self._held or self._waiting:
+            return now + self._door.config.frame_deadline  # it is we who do not read
         if now < due:
             return due
         self.close(CloseCode.frame_timeout, "a frame took too long")
         return None
+
+    def resume_reading(self) -> None:
+        """Reads again; a frame that was held up begins its time anew."""
+        if self._held and self._since:
+            self._since = self._door.wheel.now()
+        super().resume_reading()
 
     # --- out: what the connection uses ----------------------------------------------------------
 

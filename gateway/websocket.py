@@ -25,6 +25,7 @@ from gateway.pump import Pump
 from gateway.wire import Wire
 from protocol.codec import CODECS
 from protocol.errors import CloseCode
+from protocol.events import Closing
 from protocol.framing import BadPreface, FrameTooLarge, Preface
 
 SUBPROTOCOL = "parley.v1."
@@ -84,24 +85,13 @@ class WebSocketPump(Pump):
         self._protocol = ServerProtocol(
             subprotocols=[Subprotocol(name) for name in SUBPROTOCOLS],
             select_subprotocol=_select,
-            max_size=max(door.config.limit_frame, MAX_MESSAGE),
+            max_size=MAX_MESSAGE,  # for the handshake; `_open` makes another
         )
         self._sealed = False  # the subprotocol is Noise
         self._preface: Preface | None = None
         self._fragments: bytearray | None = None
 
     # --- asyncio.Protocol --------------------------------------------------------------------
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes from the client."""
-        self._protocol.receive_data(data)
-        for event in self._protocol.events_received():
-            if isinstance(event, Frame):
-                self._frame(event)
-            elif isinstance(event, Request):
-                self._handshake(event)
-        if self._protocol.writes:
-            self._write_protocol()
 
     def eof_received(self) -> bool:
         """The client sends no more: close."""
@@ -110,11 +100,22 @@ class WebSocketPump(Pump):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
-        self._live = False
         rcvd = self._protocol.close_rcvd
         self._leave(clean=rcvd is not None and rcvd.code == WsCloseCode.NORMAL_CLOSURE)
 
     # --- in ----------------------------------------------------------------------------------
+
+    def _feed(self, data: bytes) -> None:
+        self._protocol.receive_data(data)
+        for event in self._protocol.events_received():
+            if self._ended:
+                return
+            if isinstance(event, Frame):
+                self._frame(event)
+            elif isinstance(event, Request):
+                self._handshake(event)
+        if self._protocol.writes:
+            self._write_protocol()
 
     def _handshake(self, request: Request) -> None:
         """Answers the upgrade; the protocol checks it against RFC 6455, we check who may connect."""
@@ -140,19 +141,21 @@ class WebSocketPump(Pump):
             return True
         if len(origins) > 1:
             return False
-        return "*" in self._origins or origins[0] in self._origins or urlsplit(origins[0]).netloc == headers.get("Host")
+        return "*" in self._origins or origins[0] in self._origins or [_host(origins[0])] == headers.get_all("Host")
 
     def _open(self, request: Request) -> None:
         name = self._protocol.subprotocol or SUBPROTOCOL + DEFAULT
         self._sealed = name == NOISE
-        if not self._protocol.reader.buffer:
-            # The handshake's protocol keeps the request, half of what an idle session weighs; a fresh one does not.
-            limit = MAX_MESSAGE if self._sealed else self._door.config.limit_frame
-            self._protocol = ServerProtocol(state=OPEN, max_size=limit)
+        # The handshake's protocol keeps the request, half of what an idle session weighs; a fresh one does not.
+        rest = bytes(self._protocol.reader.buffer)
+        limit = MAX_MESSAGE if self._sealed else self._door.config.limit_frame
+        self._protocol = ServerProtocol(state=OPEN, max_size=limit)
         if self._sealed:
             self._door.wheel.schedule(self, self._door.wheel.now() + self._door.config.frame_deadline)
         else:
             self._begin(self._wires[name], token=_token(request))
+        if rest:
+            self._feed(rest)
 
     def tick(self, now: float) -> None:
         """The deadline for the preface and the handshake under Noise."""
@@ -178,18 +181,19 @@ class WebSocketPump(Pump):
     def _payload(self, text: bool, payload: bytes | bytearray | memoryview) -> None:
         """RFC 6455, 8.1: text that is not UTF-8 fails the connection. ASCII needs no look."""
         if self._sealed:
-            self._open_sealed(bytes(payload))
+            self._open_sealed(text, bytes(payload))
         elif text and not _is_utf8(bytes(payload)):
             self._protocol.fail(WsCloseCode.INVALID_DATA, "text frames are UTF-8")
         elif self._connection is not None:
             self._connection.receive(payload)
 
-    def _open_sealed(self, message: bytes) -> None:
+    def _open_sealed(self, text: bool, message: bytes) -> None:
         try:
+            if text:
+                raise NoiseBroken
             self._take_sealed(message)
         except (NoiseBroken, BadPreface):
-            self._door.metrics.closed("broken_envelope")
-            self._transport.abort()  # without a word, and the same for every reason
+            self._break()
         except FrameTooLarge as error:
             self.close(CloseCode.bad_frame, str(error))
 
@@ -205,12 +209,16 @@ class WebSocketPump(Pump):
             self._begin(self._framed[self._preface.codec], peer_key=accepted.peer_key)
         else:
             for payload in self._envelope.open(message):
-                self._connection.receive(payload)
+                if not self._ended:
+                    self._connection.receive(payload)
 
     # --- out: what the connection uses ---------------------------------------------------------
 
     def send_close(self, code: CloseCode, reason: str) -> None:
-        """The close frame."""
+        """The close frame; under Noise also the sealed `closing`, since anyone on the way can write a close frame."""
+        if self._sealed and self._preface is not None:
+            wire = self._framed[self._preface.codec]
+            self.write([wire.chunk("closing", Closing(code=code, reason=reason))])
         self._live = False
         if self._protocol.state is OPEN:
             self._protocol.send_close(code, reason)
@@ -250,11 +258,19 @@ def _select(protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprot
 
 def _token(request: Request) -> str | None:
     """The access token in the request, as the reference API has it: a header, or a query parameter for browsers."""
-    scheme, _, value = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and value:
-        return str(value.strip())
+    for header in request.headers.get_all("Authorization")[:1]:
+        scheme, _, value = header.partition(" ")
+        if scheme.lower() == "bearer" and value:
+            return value.strip()
     tokens = parse_qs(urlsplit(request.path).query).get("token")
     return tokens[0] if tokens else None
+
+
+def _host(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _is_utf8(payload: bytes) -> bool:

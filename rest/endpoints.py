@@ -6,9 +6,10 @@ from collections.abc import Hashable
 
 from aiohttp import web
 
+from protocol.addresses import network_of
 from protocol.errors import ChatError
 from rest.answers import succeeded
-from rest.limits import Allowance, Limits, address_key
+from rest.limits import Allowance, Limits
 from rest.requests import bearer, read_command
 from rest.routes import MOUNTS, ROUTES, Route
 from rest.settings import Actor, Chat
@@ -26,7 +27,7 @@ def charge(request: web.Request, limits: Limits, key: Hashable) -> None:
 
 def charge_address(request: web.Request, limits: Limits) -> None:
     """Counts a request that nobody has signed. The address is the connection's: headers can say anything."""
-    charge(request, limits, address_key(request.remote))
+    charge(request, limits, network_of(request.remote))
 
 
 class Endpoint:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
 
 MINUTE = 60.0
@@ -67,16 +66,3 @@ class Limits:
             if now - since < MINUTE and len(self._buckets) <= self._most:
                 return
             self._buckets.popitem(last=False)
-
-
-def address_key(address: str | None) -> str:
-    """The key of an address. IPv6 counts by /64, since one host may take any address in its network."""
-    if address is None:
-        return "unknown"
-    try:
-        ip = ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if not isinstance(ip, IPv6Address):
-        return str(ip)
-    return str(ip.ipv4_mapped or f"{ip.packed[:8].hex()}/64")
