@@ -14,12 +14,12 @@ host (and port, for a WebSocket), or where `?discover=https://…` says.
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 from gateway.urls import host_text, parse_key, public_part
+from protocol.addresses import is_loopback
 from protocol.discovery import WELL_KNOWN
 
 TCP_PORT = 8001
@@ -118,11 +118,3 @@ def _default_base(parts: SplitResult, transport: str, tls: bool) -> str:
         port = f":{parts.port}" if parts.port else ""
         return f"{'https' if tls else 'http'}://{host}{port}"
     return f"http://{host}:{HTTP_PORT}" if is_loopback(parts.hostname or "") else f"https://{host}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether nobody else can listen on the way."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -67,7 +67,18 @@ class WebSocketPump(Pump):
     `wires` are those of its subprotocols; `framed`, by codec, those of what travels in Noise.
     """
 
-    __slots__ = ("_fragments", "_framed", "_origins", "_preface", "_protocol", "_sealed", "_static", "_text", "_wires")
+    __slots__ = (
+        "_fragments",
+        "_framed",
+        "_head",
+        "_origins",
+        "_preface",
+        "_protocol",
+        "_sealed",
+        "_static",
+        "_text",
+        "_wires",
+    )
 
     def __init__(
         self,
@@ -87,6 +98,7 @@ class WebSocketPump(Pump):
             select_subprotocol=_select,
             max_size=MAX_MESSAGE,  # for the handshake; `_open` makes another
         )
+        self._head: bytes | None = b""  # of the request, until it is whole
         self._sealed = False  # the subprotocol is Noise
         self._preface: Preface | None = None
         self._fragments: bytearray | None = None
@@ -106,6 +118,23 @@ class WebSocketPump(Pump):
     # --- in ----------------------------------------------------------------------------------
 
     def _feed(self, data: bytes) -> None:
+        if self._head is not None:
+            data = self._upgrade(data)
+        if data:
+            self._receive(data)
+
+    def _upgrade(self, data: bytes) -> bytes:
+        """What follows the request, once that is whole: it is for the protocol that comes after the handshake's."""
+        assert self._head is not None
+        head, end, rest = (self._head + data).partition(b"\r\n\r\n")
+        if not end:
+            self._head = head
+            return b""
+        self._head = None
+        self._receive(head + end)
+        return rest if self._protocol.state is OPEN else b""
+
+    def _receive(self, data: bytes) -> None:
         self._protocol.receive_data(data)
         for event in self._protocol.events_received():
             if self._ended:
@@ -147,15 +176,12 @@ class WebSocketPump(Pump):
         name = self._protocol.subprotocol or SUBPROTOCOL + DEFAULT
         self._sealed = name == NOISE
         # The handshake's protocol keeps the request, half of what an idle session weighs; a fresh one does not.
-        rest = bytes(self._protocol.reader.buffer)
         limit = MAX_MESSAGE if self._sealed else self._door.config.limit_frame
         self._protocol = ServerProtocol(state=OPEN, max_size=limit)
         if self._sealed:
             self._door.wheel.schedule(self, self._door.wheel.now() + self._door.config.frame_deadline)
         else:
             self._begin(self._wires[name], token=_token(request))
-        if rest:
-            self._feed(rest)
 
     def tick(self, now: float) -> None:
         """The deadline for the preface and the handshake under Noise."""

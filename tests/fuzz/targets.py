@@ -18,7 +18,8 @@ from crypto import keyfile
 from crypto.noise import KEY_BYTES, MAX_MESSAGE, Aead, NoiseBroken, Opener, PrivateKey, Sealer
 from crypto.tokens import AccessTokens, TokenExpired, TokenInvalid
 from gateway import envelope
-from gateway.client_address import is_loopback, parse_address
+from gateway.client_address import parse_address
+from protocol.addresses import is_loopback
 from protocol.codec import CODECS, BadFrame, ClientFrame
 from protocol.commands import SOCKET_COMMANDS
 from protocol.errors import ERRORS
