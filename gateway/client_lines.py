@@ -123,7 +123,7 @@ async def _open_websocket(
         compression=None,
         ping_interval=None,  # the client has a heartbeat of its own
         close_timeout=CLOSE_TIMEOUT,
-        max_size=MAX_FRAME,
+        max_size=MAX_MESSAGE if address.noise else MAX_FRAME,
         ssl=tls,
     )
     try:
@@ -174,7 +174,7 @@ class WebSocketLine:
 
 
 class SealedWebSocketLine(WebSocketLine):
-    """A Noise message in each message."""
+    """A Noise message in each message. Close frames stand outside: the server's `closing` event is what to believe."""
 
     def __init__(self, socket: ClientConnection, envelope: Envelope) -> None:
         self._socket = socket
@@ -183,25 +183,26 @@ class SealedWebSocketLine(WebSocketLine):
 
     async def send(self, payloads: Sequence[bytes]) -> None:
         """All of them in as few messages as possible."""
-        with _closing(self._socket):
+        with _closing(self._socket, believed=False):
             for message in self._envelope.messages(b"".join(map(frame, payloads))):
                 await self._socket.send(message)
 
     async def receive(self) -> bytes:
         """The next frame."""
         while not self._payloads:
-            with _closing(self._socket):
+            with _closing(self._socket, believed=False):
                 message = await self._socket.recv(decode=False)
             self._payloads.extend(_unbroken(self, self._envelope.open, message))
         return self._payloads.popleft()
 
 
 @contextlib.contextmanager
-def _closing(socket: ClientConnection) -> Iterator[None]:
+def _closing(socket: ClientConnection, *, believed: bool = True) -> Iterator[None]:
     try:
         yield
     except ConnectionClosed:
-        raise LineClosed(socket.close_code or ABNORMAL, socket.close_reason or "") from None
+        code = socket.close_code if believed else None
+        raise LineClosed(code or ABNORMAL, socket.close_reason or "") from None
 
 
 # --- TCP -------------------------------------------------------------------------------------

@@ -48,6 +48,32 @@ async def test_a_length_that_is_too_large(sealed: bool, code: int) -> None:
         assert (await closed_by(f"parley://127.0.0.1:{port}?key={KEY}")).code == code
 
 
+async def test_a_close_frame_is_not_the_servers_word() -> None:
+    """Under Noise a WebSocket's close frame ends the connection, and never the client."""
+
+    async def then(socket: ServerConnection, envelope: Envelope) -> None:
+        await socket.close(CloseCode.auth_failed, "says who")
+
+    async with sealed_websocket(then) as url:
+        closed = await closed_by(url)
+    assert (closed.code, closed.reason) == (ABNORMAL, "says who")
+
+
+async def test_a_message_that_is_too_large() -> None:
+    """More than a Noise message may have is not taken in; the client comes back."""
+
+    told: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+
+    async def then(socket: ServerConnection, envelope: Envelope) -> None:
+        await socket.send(bytes(70_000))
+        await socket.wait_closed()
+        told.set_result(socket.close_code)
+
+    async with sealed_websocket(then) as url, asyncio.timeout(30):
+        assert (await closed_by(url)).code == ABNORMAL
+        assert await told == 1009
+
+
 async def test_the_closing_event_is_the_servers_word() -> None:
     """What is said inside the envelope ends the client, also if a close frame says something else."""
     chunk = framed_wires()["json"].chunk("closing", Closing(code=CloseCode.auth_failed, reason="signed out"))
