@@ -73,7 +73,7 @@ async def test_a_bot_is_known_by_its_key(server: Server, crowd: list[Person], wa
                 await anext(bot)
         assert (await bot.send_message(room, "by key alone")).message.user_id == UUID(bot_id)
         await server.call("DELETE", f"/bots/{bot_id}", crowd[0].token)
-        with pytest.raises(ClientClosed):
+        with pytest.raises(ClientClosed, match="this key has ended"):  # as it was told, not by trying again
             async with asyncio.timeout(2):
                 while True:
                     await anext(bot)
