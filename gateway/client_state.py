@@ -104,7 +104,7 @@ class ClientState:
     def disconnected(self, code: int, reason: str, now: float) -> list[Effect]:
         """The connection ended with this close code, or could not be made (1006).
 
-        A transport without close codes ends with 1006; its `closing` frame has said why.
+        TCP, and what comes under Noise, ends with 1006; the `closing` frame has said why.
         """
         if self.phase == "ended":
             return self._take()

@@ -198,7 +198,7 @@ class Lagging(Event, frozen=True):
 
 
 class Closing(Event, frozen=True):
-    """The server is about to close a connection that has no close frames of its own."""
+    """The server is about to close a connection on TCP, or one under Noise."""
 
     code: int
     reason: str
