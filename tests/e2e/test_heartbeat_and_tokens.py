@@ -51,9 +51,9 @@ async def silent(server: Server, person: Person) -> None:
         assert (await raw.event())["event"] == "ready"
         started = time.monotonic()
         assert (await raw.frame())[0] == Opcode.PING
-        assert 0.8 < time.monotonic() - started < 2
+        assert 0.8 < time.monotonic() - started < 5
         assert await raw.close_code() == 4201
-        assert 1.8 < time.monotonic() - started < 4
+        assert 1.8 < time.monotonic() - started < 8
         await raw.ended()
 
 
@@ -63,9 +63,9 @@ async def silent_over_tcp(server: Server, person: Person) -> None:
         await client.authenticate(person.token)
         started = time.monotonic()
         assert client.decode(await client.line.receive()) == {"event": "ping", "data": {}}
-        assert 0.8 < time.monotonic() - started < 2
+        assert 0.8 < time.monotonic() - started < 5
         assert (await client.closed())[0] == 4201
-        assert 1.8 < time.monotonic() - started < 4
+        assert 1.8 < time.monotonic() - started < 8
 
 
 async def stranger(server: Server) -> None:
@@ -74,7 +74,7 @@ async def stranger(server: Server) -> None:
         started = time.monotonic()
         await client.send("ping")
         assert (await client.closed())[0] == 4204
-        assert 1.4 < time.monotonic() - started < 4
+        assert 1.4 < time.monotonic() - started < 8
 
 
 async def lively(server: Server, person: Person, sign: bytes) -> None:
@@ -173,7 +173,7 @@ async def _runs_out(server: Server) -> None:
         assert renewed["event"] == "authenticated"
         assert renewed["data"]["token_expires_at"] > ready["token_expires_at"]
         assert (await lapsing.closed())[0] == 4202
-        assert 0.8 < time.time() - datetime.fromisoformat(lapse).timestamp() < 3
+        assert 0.8 < time.time() - datetime.fromisoformat(lapse).timestamp() < 8
         assert (await renewing.until("token_expiring"))["data"]["expires_at"] == renewed["data"]["token_expires_at"]
         assert (await renewing.say(room, "still here"))["event"] == "ack"
 
