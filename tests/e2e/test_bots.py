@@ -19,6 +19,7 @@ from tests.e2e.bots import make_bot
 from tests.e2e.conftest import StartServer
 from tests.e2e.devices import Device
 from tests.e2e.doors import DOORS, ROUTES, ask
+from tests.e2e.lines import Transport
 from tests.e2e.server import Person, Server
 from tests.e2e.socket_client import SocketClient, socket_client
 
@@ -155,13 +156,13 @@ async def test_a_bot_hears_and_speaks(common_server: Server, way: str) -> None:
     assert [m["user_id"] for m in await server.history(bob, room)] == [str(bob.id), str(bot.id)]
 
 
-async def test_without_read(common_server: Server) -> None:
+async def test_without_read(common_server: Server, transport: Transport) -> None:
     """A bot that may only write writes and types, and hears nothing: not of its rooms, nor of those it comes into."""
-    server = common_server
+    server = common_server.over(transport)
     ann, bob = await server.people(2)
     bot = await make_bot(server, ann, "write")
     room = await server.chatroom(bob, bot)
-    async with socket_client(server.ws) as client, socket_client(server.ws) as listener:
+    async with socket_client(server) as client, socket_client(server) as listener:
         await listener.authenticate(bob.token)
         await listener.ask("join_chatroom", {"chatroom_id": room})
         assert (await client.authenticate(bot.token))["chatrooms"] == []
@@ -304,7 +305,7 @@ async def refused(server: Server, key: str) -> None:
     """A key opens neither door."""
     status, answer = await server.call("GET", "/users/me", key)
     assert (status, answer["error"]["code"]) == (401, "AUTH_TOKEN_INVALID")
-    async with socket_client(server.ws) as client:
+    async with socket_client(server) as client:
         await client.until("hello")
         await client.send("authenticate", {"token": key})
         assert (await client.recv())["data"]["code"] == "AUTH_TOKEN_INVALID"
@@ -313,7 +314,7 @@ async def refused(server: Server, key: str) -> None:
 
 async def resumed(server: Server, ready: dict[str, Any], token: str | None = None) -> dict[str, Any]:
     """What a resume of that session comes to."""
-    async with socket_client(server.ws) as client:
+    async with socket_client(server) as client:
         await client.until("hello")
         asked = {"session_id": ready["session_id"], "resume_token": ready["resume_token"], "received": 0}
         await client.send("resume", asked | ({"token": token} if token else {}))
@@ -321,13 +322,13 @@ async def resumed(server: Server, ready: dict[str, Any], token: str | None = Non
 
 
 @pytest.mark.parametrize("end", ["revoke", "rotate"])
-async def test_a_key_that_has_ended(common_server: Server, end: str) -> None:
+async def test_a_key_that_has_ended(common_server: Server, end: str, transport: Transport) -> None:
     """Revoked or rotated, a key closes its sockets within 2 s, opens nothing, and its cut session is gone."""
-    server = common_server
+    server = common_server.over(transport)
     ann = await server.person()
     bot = await make_bot(server, ann)
     room = await server.chatroom(ann, bot)
-    async with socket_client(server.ws) as client, socket_client(server.ws) as cut:
+    async with socket_client(server) as client, socket_client(server) as cut:
         await client.authenticate(bot.token)
         ready = await cut.authenticate(bot.token)
         cut.cut()
@@ -347,17 +348,17 @@ async def test_a_key_that_has_ended(common_server: Server, end: str) -> None:
         assert (await server.data("GET", f"/users/{bot.id}", ann.token))["username"] == bot.username
 
 
-async def test_a_bot_resumes(common_server: Server) -> None:
+async def test_a_bot_resumes(common_server: Server, transport: Transport) -> None:
     """A cut session of a bot is resumed by its secret alone, and goes on with the bot's scopes."""
-    server = common_server
+    server = common_server.over(transport)
     ann = await server.person()
     bot = await make_bot(server, ann, "read")
     room = await server.chatroom(ann, bot)
-    async with socket_client(server.ws) as client:
+    async with socket_client(server) as client:
         ready = await client.authenticate(bot.token)
         client.cut()
     await server.data("POST", f"/chatrooms/{room}/messages", ann.token, {"content": "missed"})
-    async with socket_client(server.ws) as client:
+    async with socket_client(server) as client:
         await client.until("hello")
         await client.send(
             "resume", {"session_id": ready["session_id"], "resume_token": ready["resume_token"], "received": 0}
@@ -369,14 +370,14 @@ async def test_a_bot_resumes(common_server: Server) -> None:
         assert (await client.until("authenticated"))["data"] == {"token_expires_at": None}
 
 
-async def test_other_scopes(common_server: Server) -> None:
+async def test_other_scopes(common_server: Server, transport: Transport) -> None:
     """New scopes hold at once: sockets are closed with the advice to come back, which the same key then does."""
-    server = common_server
+    server = common_server.over(transport)
     ann = await server.person()
     bot = await make_bot(server, ann, "read", "write")
     room = await server.chatroom(ann, bot)
     path = f"/bots/{bot.id}"
-    async with socket_client(server.ws) as client:
+    async with socket_client(server) as client:
         ready = await client.authenticate(bot.token)
         await server.data("PUT", path, ann.token, {"scopes": ["write", "read"], "display_name": "Same"})
         assert (await client.say(room, "still open"))["event"] == "ack"
@@ -386,7 +387,7 @@ async def test_other_scopes(common_server: Server) -> None:
     assert (await resumed(server, ready, bot.token))["data"]["reason"] == "unknown_session"
     status, answer = await server.call("GET", f"/chatrooms/{room}/messages", bot.token)
     assert (status, answer["error"]["details"]) == (403, {"scope": "read"})
-    async with socket_client(server.ws) as client:
+    async with socket_client(server) as client:
         assert (await client.authenticate(bot.token))["chatrooms"] == []
         assert (await client.say(room, "back"))["event"] == "ack"
 
@@ -426,12 +427,12 @@ async def test_revoked_while_it_opens(common_server: Server) -> None:
     await asyncio.gather(*map(race, bots))
 
 
-async def test_the_owner_signs_out(common_server: Server) -> None:
+async def test_the_owner_signs_out(common_server: Server, transport: Transport) -> None:
     """A bot goes on when its owner's sign-in ends."""
-    server = common_server
+    server = common_server.over(transport)
     ann = await server.person()
     bot = await make_bot(server, ann)
-    async with socket_client(server.ws) as client:
+    async with socket_client(server) as client:
         await client.authenticate(bot.token)
         await server.call("POST", "/auth/logout", ann.token)
         await client.send("ping")

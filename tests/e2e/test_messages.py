@@ -264,7 +264,7 @@ async def test_a_read_position_only_moves_forward(server: Server, crowd: list[Pe
     listed = await ask(server, "rest", bob, "list_chatrooms", limit=100)
     row = next(item for item in listed.data["chatrooms"] if item["id"] == str(room))
     assert (row["unread_count"], row["last_read_seq"]) == (0, 6)
-    async with socket_client(server.ws) as client:
+    async with socket_client(server, beside(door)) as client:
         ready = await client.authenticate(bob.token)
     assert next(state["last_read_seq"] for state in ready["chatrooms"] if state["id"] == str(room)) == 6
 
