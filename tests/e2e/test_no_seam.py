@@ -1,4 +1,7 @@
-"""Connecting, resuming and syncing in the middle of traffic: gapless, in order, once, however slow the queries are."""
+"""Connecting, resuming and syncing in the middle of traffic: gapless, in order, once, however slow the queries are.
+
+The readers sit where every transport ends, at the connection itself.
+"""
 
 from __future__ import annotations
 
