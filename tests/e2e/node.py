@@ -137,7 +137,14 @@ class Node:
 @asynccontextmanager
 async def running_node(url: str, directory: Path) -> AsyncIterator[Node]:
     """A node on a migrated database."""
-    config = Config(data=directory, limit_connections=10_000, limit_commands=10**8, limit_burst=10**6, limit_sync=5_000)
+    config = Config(
+        data=directory,
+        limit_connections=10_000,
+        limit_commands=10**8,
+        limit_burst=10**6,
+        limit_sync=5_000,
+        auth_deadline=120.0,  # two hundred open at once, on a machine that may be busy
+    )
     read, write = await SlowDatabase.open(url, 50), await LateDatabase.open(url, 5)
     node = Node(config, cast("SlowDatabase", read), cast("LateDatabase", write))
     try:
