@@ -1,4 +1,4 @@
-# docker build -t parley . && docker run -p 8000:8000 -v parley:/data parley
+# docker build -t parley . && docker run -p 8000:8000 -p 8001:8001 -v parley:/data parley
 
 FROM python:3.13-slim AS build
 COPY . /source
@@ -8,10 +8,10 @@ FROM python:3.13-slim
 # A number, so that an orchestrator can tell that it is not root.
 RUN useradd --uid 10001 --home-dir /data --create-home --shell /usr/sbin/nologin parley
 COPY --from=build /opt/parley /opt/parley
-ENV PATH=/opt/parley/bin:$PATH PARLEY_HTTP=0.0.0.0:8000 PARLEY_DATA=/data
+ENV PATH=/opt/parley/bin:$PATH PARLEY_HTTP=0.0.0.0:8000 PARLEY_TCP=0.0.0.0:8001 PARLEY_DATA=/data
 USER 10001
 VOLUME /data
-EXPOSE 8000
+EXPOSE 8000 8001
 HEALTHCHECK --start-period=30s --interval=10s --timeout=5s \
     CMD ["python", "-c", "import os, ssl, urllib.request; \
 url = 'http' + 's' * bool(os.environ.get('PARLEY_TLS_CERT')) + '://127.0.0.1:8000/health/live'; \
