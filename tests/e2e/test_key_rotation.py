@@ -72,6 +72,24 @@ async def test_a_lost_master_key_refuses_to_start(start_server: StartServer) -> 
     assert b"Traceback" not in output
 
 
+async def test_a_lost_master_key_is_refused_while_it_runs(server: Server) -> None:
+    """A set of keys without one that is in use is not taken at SIGHUP: it is logged, and the old keys go on."""
+    ann = await server.person()
+    room = await server.chatroom(ann)
+    await server.data("POST", f"/chatrooms/{room}/messages", ann.token, {"content": "before"})
+    file = server.directory / "data" / "keys" / "master.keys"
+    file.write_text(f"other:{base64.b64encode(os.urandom(32)).decode()}\n")
+    os.kill(server.pid, signal.SIGHUP)
+    async with asyncio.timeout(10):
+        while "the keys could not be reloaded" not in server.logs():
+            await asyncio.sleep(0.02)
+    await server.data("POST", f"/chatrooms/{room}/messages", ann.token, {"content": "after"})
+    later = await server.chatroom(ann)
+    await server.data("POST", f"/chatrooms/{later}/messages", ann.token, {"content": "in a new one"})
+    assert [m["content"] for m in await server.history(ann, room)] == ["before", "after"]
+    assert [m["content"] for m in await server.history(ann, later)] == ["in a new one"]
+
+
 async def rotate(server: Server) -> None:
     """`parley keys rotate`, SIGHUP, and a moment until the server says that it is done."""
     process = await asyncio.create_subprocess_exec(
