@@ -72,11 +72,12 @@ async def test_a_lost_master_key_refuses_to_start(start_server: StartServer) -> 
     assert b"Traceback" not in output
 
 
-async def test_a_lost_master_key_is_refused_while_it_runs(server: Server) -> None:
+async def test_a_lost_master_key_is_refused_while_it_runs(server: Server, db: Database) -> None:
     """A set of keys without one that is in use is not taken at SIGHUP: it is logged, and the old keys go on."""
     ann = await server.person()
     room = await server.chatroom(ann)
     await server.data("POST", f"/chatrooms/{room}/messages", ann.token, {"content": "before"})
+    before = set(await wrapped_by(db))
     file = server.directory / "data" / "keys" / "master.keys"
     file.write_text(f"other:{base64.b64encode(os.urandom(32)).decode()}\n")
     os.kill(server.pid, signal.SIGHUP)
@@ -88,6 +89,7 @@ async def test_a_lost_master_key_is_refused_while_it_runs(server: Server) -> Non
     await server.data("POST", f"/chatrooms/{later}/messages", ann.token, {"content": "in a new one"})
     assert [m["content"] for m in await server.history(ann, room)] == ["before", "after"]
     assert [m["content"] for m in await server.history(ann, later)] == ["in a new one"]
+    assert set(await wrapped_by(db)) == before
 
 
 async def rotate(server: Server) -> None:
