@@ -156,8 +156,8 @@ class WebSocketPump(Pump):
         else:
             response = protocol.accept(request)
             if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-                self._leave(clean=False)
                 self._admitted = False
+                self._door.known(self._address)
         protocol.send_response(response)
         self._write_protocol()
         if protocol.state is OPEN:
