@@ -1,10 +1,14 @@
-"""The command line: `parley serve`, `parley chat`, `parley migrate`, `parley keys show`, `parley keys rotate`."""
+"""The command line: `parley serve`, `parley chat`, `parley migrate`, `parley keys show`, `parley keys rotate`.
+
+Other packages add commands by entry points of the group `parley.commands`, as `parley bench` is.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import sys
+from importlib.metadata import entry_points
 from typing import Any, TextIO
 
 import click
@@ -27,6 +31,10 @@ class Refusal(click.ClickException):
     """One line for a person: what is wrong, and what to do."""
 
 
+ADDED = "parley.commands"
+"""The group of entry points whose objects are click commands."""
+
+
 class BadSetting(Refusal):
     """A refusal with a setting at fault."""
 
@@ -34,7 +42,18 @@ class BadSetting(Refusal):
 
 
 class Commands(click.Group):
-    """Commands whose expected failures are told in a line, not in a traceback."""
+    """Commands whose expected failures are told in a line, not in a traceback; those of other packages among them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Our own, and those that were added."""
+        return sorted({*super().list_commands(ctx), *entry_points(group=ADDED).names})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Loads a command of another package when it is asked for, so that the others start as fast as before."""
+        if own := super().get_command(ctx, cmd_name):
+            return own
+        added: click.Command | None = next((it.load() for it in entry_points(group=ADDED, name=cmd_name)), None)
+        return added
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command that was asked for."""

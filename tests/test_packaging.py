@@ -67,6 +67,11 @@ def test_console_script() -> None:
     assert script.value == "gateway.cli:main"
 
 
+def test_added_commands() -> None:
+    """The load generator adds itself to `parley`."""
+    assert {added.name: added.value for added in entry_points(group="parley.commands")} == {"bench": "bench.cli:main"}
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """The wheel that this tree builds, from a copy: a build leaves its traces beside the code."""

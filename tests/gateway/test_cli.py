@@ -40,6 +40,14 @@ def test_help_names_the_commands(cli: Cli) -> None:
     assert all(command in result.output for command in ("serve", "migrate", "keys"))
 
 
+def test_bench_is_a_command(cli: Cli) -> None:
+    """`parley bench` is the load generator, listed among the others, with its own scenarios and options."""
+    assert "bench" in cli.run("--help").output
+    assert "fanout" in cli.run("bench", "--help").output
+    assert "--in-flight" in cli.run("bench", "fanout", "--help").output
+    assert cli.run("no-such-command").exit_code == 2
+
+
 def test_migrate_makes_a_database(cli: Cli) -> None:
     """Without DATABASE_URL, migrate works on the embedded server and stops it again. Once is enough."""
     result = cli.run("migrate")

@@ -1,0 +1,118 @@
+"""`parley bench …`: what Parley costs, measured from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import uvloop
+
+from bench import report, scenarios
+from bench.report import Result
+from bench.scenarios import Options
+from bench.target import TargetError
+
+Scenario = Callable[[Options], Awaitable[list[Result]]]
+
+POSITIVE = click.IntRange(min=1)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Load for a Parley server. bench/README.md tells what is measured, and how."""
+
+
+def _common(command: Callable[..., None]) -> Callable[..., None]:
+    options = (
+        click.option("--url", help="A running server, as in http://127.0.0.1:8000. Without it one is started."),
+        click.option("--codec", type=click.Choice(["json", "msgpack"]), default="json", show_default=True),
+        click.option(
+            "--duration", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True, help="Seconds measured."
+        ),
+        click.option("--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Results for machines."),
+    )
+    for option in options:
+        command = option(command)
+    return command
+
+
+@main.command()
+@_common
+@click.option("--connections", type=POSITIVE, default=1000, show_default=True, help="Sessions that hear the chatroom.")
+@click.option("--users", type=POSITIVE, default=50, show_default=True, help="Accounts that the sessions belong to.")
+@click.option("--in-flight", type=POSITIVE, multiple=True, default=(1, 50), show_default=True, help="May be repeated.")
+def fanout(url: str | None, codec: str, duration: float, out: Path | None, **given: Any) -> None:
+    """One chatroom that everyone hears."""
+    _run(scenarios.fanout, Options(url=url, codec=codec, duration=duration, rooms=1, **given), out)
+
+
+@main.command()
+@_common
+@click.option("--connections", type=POSITIVE, default=500, show_default=True, help="Bots, each with one session.")
+@click.option("--in-flight", type=POSITIVE, multiple=True, default=(1, 50), show_default=True, help="May be repeated.")
+def tcp(url: str | None, codec: str, duration: float, out: Path | None, **given: Any) -> None:
+    """Bots in one chatroom over TCP, without Noise and with it."""
+    _run(scenarios.tcp, Options(url=url, codec=codec, duration=duration, rooms=1, users=1, **given), out)
+
+
+@main.command()
+@_common
+@click.option("--rooms", type=POSITIVE, default=100, show_default=True, help="Chatrooms of two.")
+@click.option("--users", type=click.IntRange(min=2), help="Accounts, each with one session.  [default: two a chatroom]")
+@click.option("--in-flight", type=POSITIVE, multiple=True, default=(256,), show_default=True, help="May be repeated.")
+def durable(url: str | None, codec: str, duration: float, out: Path | None, rooms: int, **given: Any) -> None:
+    """Messages that are acked when they are on disk."""
+    users = given["users"] or 2 * rooms
+    options = Options(url, users, given["in_flight"], rooms, users, duration, codec)
+    _run(scenarios.durable, options, out)
+
+
+@main.command()
+@_common
+@click.option("--connections", type=POSITIVE, default=5000, show_default=True, help="Sessions.")
+@click.option("--users", type=POSITIVE, default=50, show_default=True, help="Accounts that the sessions belong to.")
+@click.option("--rooms", type=POSITIVE, default=1, show_default=True, help="Chatrooms that each of them is in.")
+def idle(url: str | None, codec: str, duration: float, out: Path | None, **given: Any) -> None:
+    """Sessions that do nothing, and the memory they take."""
+    _run(scenarios.idle, Options(url=url, codec=codec, duration=duration, in_flight=(), **given), out)
+
+
+def _run(scenario: Scenario, options: Options, out: Path | None) -> None:
+    """Runs it, prints the table, and exits with 1 when anything was lost, repeated or out of order."""
+    _allow_many_sockets()
+    environment = report.environment()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            results = runner.run(_interruptible(scenario(options)))
+    except TargetError as error:
+        raise click.ClickException(str(error)) from error
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise click.Abort from None
+    name = scenario.__name__
+    print(report.table(name, results))
+    if out is not None:
+        whole = {"scenario": name, "options": asdict(options), "environment": environment}
+        out.write_text(json.dumps({**whole, "runs": [asdict(result) for result in results]}, indent=2) + "\n")
+    sys.exit(0 if all(result.clean for result in results) else 1)
+
+
+async def _interruptible(work: Awaitable[list[Result]]) -> list[Result]:
+    """SIGTERM ends us as Ctrl-C does: what we have started is stopped."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
+
+
+def _allow_many_sockets() -> None:
+    """Lifts our soft limit on open files to the hard one; a server that we start has it from us."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
