@@ -10,7 +10,7 @@ from typing import Any, cast
 from msgspec import Struct
 
 from crypto import bot_keys
-from gateway.actions import accounts, bots, keys, live, messages, rooms
+from gateway.actions import accounts, bots, keys, live, members, messages, rooms
 from gateway.actor import Actor
 from gateway.services import Services
 from protocol import commands
@@ -43,10 +43,10 @@ ACTIONS: dict[type[Command], Action] = {
     commands.GetChatroom: rooms.get_chatroom,
     commands.UpdateChatroom: rooms.update_chatroom,
     commands.DeleteChatroom: rooms.delete_chatroom,
-    commands.AddMembers: rooms.add_members,
-    commands.UpdateMember: rooms.update_member,
-    commands.RemoveMember: rooms.remove_member,
-    commands.LeaveMembership: rooms.leave_membership,
+    commands.AddMembers: members.add_members,
+    commands.UpdateMember: members.update_member,
+    commands.RemoveMember: members.remove_member,
+    commands.LeaveMembership: members.leave_membership,
     commands.PutDeviceKey: keys.put_device_key,
     commands.ListDeviceKeys: keys.list_device_keys,
     commands.DeleteDeviceKey: keys.delete_device_key,

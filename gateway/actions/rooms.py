@@ -1,4 +1,4 @@
-"""Chatrooms and their members: rules first, then what each command does."""
+"""Chatrooms: rules first, then what each command does. Their members have a module of their own."""
 
 from __future__ import annotations
 
@@ -13,19 +13,14 @@ import msgspec
 from msgspec import UNSET
 from uuid_utils.compat import uuid7
 
-from gateway.actions import rotation
 from gateway.actor import Actor
 from gateway.services import Services
 from protocol.commands import (
-    AddMembers,
     CreateChatroom,
     DeleteChatroom,
     GetChatroom,
-    LeaveMembership,
     ListChatrooms,
-    RemoveMember,
     UpdateChatroom,
-    UpdateMember,
 )
 from protocol.errors import ChatError
 from protocol.events import (
@@ -37,12 +32,8 @@ from protocol.events import (
     ChatroomUpdated,
     Done,
     Event,
-    MembersAdded,
-    MemberUpdated,
-    UserJoined,
-    UserLeft,
 )
-from protocol.models import Chatroom, ChatroomSummary, Member, Message, Pagination, Role, RotationReason, User
+from protocol.models import Chatroom, ChatroomSummary, Message, Pagination, Role, User
 from storage import messages, rooms
 from storage.database import Connection
 from storage.events import CommittedEvent
@@ -74,21 +65,6 @@ def check_owner(role: Role) -> None:
     """Some things are for the owner alone."""
     if role != "owner":
         raise ChatError("CHATROOM_OWNER_REQUIRED")
-
-
-def check_may_remove(actor: Role, target: Role | None) -> None:
-    """The owner removes anyone, a moderator removes members."""
-    if target is None:
-        raise ChatError("RESOURCE_NOT_FOUND", "This user is not a member.", details={"field": "user_id"})
-    check_moderator(actor)
-    if target == "owner" or (target == "moderator" and actor != "owner"):
-        raise ChatError("RESOURCE_ACCESS_DENIED", "Your role does not allow to remove this member.")
-
-
-def check_capacity(room: RoomRow, newcomers: int) -> None:
-    """A chatroom has at most `max_members` members."""
-    if room.member_count + newcomers > room.max_members:
-        raise ChatError("CHATROOM_FULL", details={"max_members": room.max_members})
 
 
 def check_new(command: CreateChatroom, actor_id: UUID) -> None:
@@ -124,7 +100,7 @@ class _Creation:
     chatroom_id: UUID
 
     async def run(self, conn: Connection, _: RoomRow | None, now: datetime) -> Changed:
-        users = await _existing(conn, [*self.command.user_ids, self.creator.id])
+        users = await existing_users(conn, [*self.command.user_ids, self.creator.id])
         room = self._room(users, now)
         await rooms.insert(conn, room)
         if self.command.kind == "direct":
@@ -178,7 +154,8 @@ class _Creation:
         return Changed(ChatroomChanged(chatroom=found[0], seq=found[0].seq, created=False))
 
 
-async def _existing(conn: Connection, user_ids: Sequence[UUID]) -> dict[UUID, User]:
+async def existing_users(conn: Connection, user_ids: Sequence[UUID]) -> dict[UUID, User]:
+    """These users by id. Raises ChatError AUTH_USER_NOT_FOUND, naming those that do not exist or are deactivated."""
     users = await rooms.existing_users(conn, user_ids)
     if missing := [str(user_id) for user_id in dict.fromkeys(user_ids) if user_id not in users]:
         raise ChatError("AUTH_USER_NOT_FOUND", details={"field": "user_ids", "missing": missing})
@@ -262,28 +239,29 @@ async def update_chatroom(services: Services, actor: Actor, command: UpdateChatr
         check_group(room)
         check_moderator(role)
         if not changes:
-            return Changed(ChatroomChanged(chatroom=await _reread(conn, room.id), seq=room.last_seq, created=False))
+            return Changed(ChatroomChanged(chatroom=await reread(conn, room.id), seq=room.last_seq, created=False))
         if changes.get("max_members", room.member_count) < room.member_count:
             raise ChatError(
                 "VALIDATION_INVALID_VALUE", "There are more members than that.", details={"field": "max_members"}
             )
         await rooms.update(conn, room.id, changes, now)
-        updated = msgspec.structs.replace(await _reread(conn, room.id), seq=room.last_seq + 1)
-        event = _event(room, 1, "chatroom_updated", ChatroomUpdated(chatroom=updated))
+        updated = msgspec.structs.replace(await reread(conn, room.id), seq=room.last_seq + 1)
+        event = event_after(room, 1, "chatroom_updated", ChatroomUpdated(chatroom=updated))
         return Changed(ChatroomChanged(chatroom=updated, seq=event.seq, created=False), [event])
 
     result: ChatroomChanged = await services.journal.change(command.chatroom_id, change)
     return result
 
 
-async def _reread(conn: Connection, chatroom_id: UUID) -> Chatroom:
+async def reread(conn: Connection, chatroom_id: UUID) -> Chatroom:
+    """A locked chatroom as it is after a change. Raises ChatError CHATROOM_NOT_FOUND."""
     room = await rooms.get(conn, chatroom_id)
     if room is None:
         raise ChatError("CHATROOM_NOT_FOUND")
     return room
 
 
-def _event(
+def event_after(
     room: RoomRow,
     after: int,
     kind: str,
@@ -291,6 +269,7 @@ def _event(
     adds: tuple[UUID, ...] = (),
     removes: tuple[UUID, ...] = (),
 ) -> CommittedEvent:
+    """The event `after` places behind the newest one of a locked chatroom."""
     return CommittedEvent(room.id, room.last_seq + after, kind, data, adds, removes)
 
 
@@ -301,140 +280,17 @@ async def delete_chatroom(services: Services, actor: Actor, command: DeleteChatr
         room, role = check_member(locked, await rooms.role_of(conn, command.chatroom_id, actor.user.id))
         check_group(room)
         check_owner(role)
-        return await _delete(conn, room, actor.user.id, now)
+        return await delete_now(conn, room, actor.user.id, now)
 
     done: Done = await services.journal.change(command.chatroom_id, change)
     services.room_keys.forget(command.chatroom_id)
     return done
 
 
-async def _delete(conn: Connection, room: RoomRow, user_id: UUID, now: datetime) -> Changed:
+async def delete_now(conn: Connection, room: RoomRow, user_id: UUID, now: datetime) -> Changed:
+    """Deletes a locked chatroom, whose members all hear of it as its last event."""
     everyone = tuple(await rooms.member_ids(conn, room.id))
     await rooms.mark_deleted(conn, room.id, now)
     data = ChatroomDeleted(chatroom_id=room.id, user_id=user_id)
-    event = _event(room, 1, "chatroom_deleted", data, removes=everyone)
+    event = event_after(room, 1, "chatroom_deleted", data, removes=everyone)
     return Changed(Done(chatroom_id=room.id, seq=event.seq), [event])
-
-
-# --- members ---------------------------------------------------------------------------------
-
-
-async def add_members(services: Services, actor: Actor, command: AddMembers) -> MembersAdded:
-    """Adds users to a group; each newcomer is an event of its own."""
-
-    async def change(conn: Connection, locked: RoomRow | None, now: datetime) -> Changed:
-        room, role = check_member(locked, await rooms.role_of(conn, command.chatroom_id, actor.user.id))
-        check_group(room)
-        check_moderator(role)
-        users = await _existing(conn, command.user_ids)
-        return await _add(conn, room, users, now)
-
-    result: MembersAdded = await services.journal.change(command.chatroom_id, change)
-    return result
-
-
-async def _add(conn: Connection, room: RoomRow, users: dict[UUID, User], now: datetime) -> Changed:
-    present = {member.user_id for member in await rooms.members_of(conn, room.id, list(users))}
-    newcomers = {user_id: user for user_id, user in users.items() if user_id not in present}
-    check_capacity(room, len(newcomers))
-    roles: dict[UUID, Role] = dict.fromkeys(newcomers, "member")
-    await rooms.add_members(conn, room.id, roles, now, last_read_seq=room.last_seq)
-    added = await rooms.members_of(conn, room.id, list(newcomers))
-    chatroom = await _reread(conn, room.id)
-    events = [
-        _joined(room, place, member, newcomers[member.user_id], chatroom) for place, member in enumerate(added, 1)
-    ]
-    last = room.last_seq + len(events)
-    return Changed(MembersAdded(chatroom_id=room.id, added=added, seq=last), events)
-
-
-def _joined(room: RoomRow, place: int, member: Member, user: User, chatroom: Chatroom) -> CommittedEvent:
-    """The chatroom is told as it is after this very event, though several may join in one change."""
-    as_of = msgspec.structs.replace(chatroom, seq=room.last_seq + place, member_count=room.member_count + place)
-    data = UserJoined(chatroom_id=room.id, user=user, member=member, chatroom=as_of)
-    return _event(room, place, "user_joined", data, adds=(user.id,))
-
-
-async def update_member(services: Services, actor: Actor, command: UpdateMember) -> Done:
-    """Gives a member another role; a new owner makes the old one a moderator."""
-
-    async def change(conn: Connection, locked: RoomRow | None, now: datetime) -> Changed:
-        room, role = check_member(locked, await rooms.role_of(conn, command.chatroom_id, actor.user.id))
-        check_group(room)
-        check_owner(role)
-        target = await rooms.role_of(conn, room.id, command.user_id)
-        if target is None:
-            raise ChatError("RESOURCE_NOT_FOUND", "This user is not a member.", details={"field": "user_id"})
-        if target == command.role:
-            return Changed(Done(chatroom_id=room.id))
-        if target == "owner":
-            raise ChatError("VALIDATION_INVALID_VALUE", "Make someone else the owner.", details={"field": "role"})
-        return await _change_role(conn, room, actor.user.id, command)
-
-    done: Done = await services.journal.change(command.chatroom_id, change)
-    return done
-
-
-async def _change_role(conn: Connection, room: RoomRow, owner_id: UUID, command: UpdateMember) -> Changed:
-    roles: list[tuple[UUID, Role]] = [(command.user_id, command.role)]
-    if command.role == "owner":
-        await rooms.set_owner(conn, room.id, command.user_id)
-        roles.append((owner_id, "moderator"))
-    for user_id, role in roles:
-        await rooms.set_role(conn, room.id, user_id, role)
-    events = [_role_event(room, place, user_id, role) for place, (user_id, role) in enumerate(roles, 1)]
-    return Changed(Done(chatroom_id=room.id, seq=events[-1].seq), events)
-
-
-def _role_event(room: RoomRow, place: int, user_id: UUID, role: Role) -> CommittedEvent:
-    return _event(room, place, "member_updated", MemberUpdated(chatroom_id=room.id, user_id=user_id, role=role))
-
-
-async def remove_member(services: Services, actor: Actor, command: RemoveMember) -> Done:
-    """Removes a member, who hears of it as the chatroom's last event."""
-    if command.user_id == actor.user.id:
-        return await leave_membership(services, actor, LeaveMembership(chatroom_id=command.chatroom_id))
-
-    async def change(conn: Connection, locked: RoomRow | None, now: datetime) -> Changed:
-        room, role = check_member(locked, await rooms.role_of(conn, command.chatroom_id, actor.user.id))
-        check_group(room)
-        check_may_remove(role, await rooms.role_of(conn, room.id, command.user_id))
-        await rooms.remove_member(conn, room.id, command.user_id)
-        return await _left(conn, room, command.user_id, actor.user.id, [])
-
-    done: Done = await services.journal.change(command.chatroom_id, change)
-    return done
-
-
-async def _left(
-    conn: Connection, room: RoomRow, user_id: UUID, removed_by: UUID | None, first: list[CommittedEvent]
-) -> Changed:
-    data = UserLeft(chatroom_id=room.id, user_id=user_id, removed_by=removed_by)
-    place = len(first) + 1
-    event = _event(room, place, "user_left", data, removes=(user_id,))
-    reason: RotationReason = "user_left" if removed_by is None else "user_removed"
-    events = [*first, event, *await rotation.member_gone(conn, room, user_id, place + 1, reason)]
-    return Changed(Done(chatroom_id=room.id, seq=events[-1].seq), events)
-
-
-async def leave_membership(services: Services, actor: Actor, command: LeaveMembership) -> Done:
-    """Ends the user's own membership; the last to leave deletes the chatroom."""
-
-    async def change(conn: Connection, locked: RoomRow | None, now: datetime) -> Changed:
-        room, role = check_member(locked, await rooms.role_of(conn, command.chatroom_id, actor.user.id))
-        check_group(room)
-        if role != "owner":
-            return await _leave(conn, room, actor.user.id, [])
-        heir = await rooms.heir_of(conn, room.id, actor.user.id)
-        if heir is None:
-            return await _delete(conn, room, actor.user.id, now)
-        await rooms.set_owner(conn, room.id, heir)
-        return await _leave(conn, room, actor.user.id, [_role_event(room, 1, heir, "owner")])
-
-    done: Done = await services.journal.change(command.chatroom_id, change)
-    return done
-
-
-async def _leave(conn: Connection, room: RoomRow, user_id: UUID, first: list[CommittedEvent]) -> Changed:
-    await rooms.remove_member(conn, room.id, user_id)
-    return await _left(conn, room, user_id, None, first)
