@@ -7,10 +7,12 @@ import contextlib
 import logging
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 from crypto import keyfile
+from crypto.cluster import ClusterKeys
 from crypto.keyfile import Keys
 from crypto.passwords import Passwords
 from crypto.sealing import MasterKeyMissing, MasterKeys
@@ -23,6 +25,7 @@ from gateway.front_door import FrontDoor
 from gateway.housekeeping import Housekeeping
 from gateway.hub import Hub
 from gateway.metrics import Metrics
+from gateway.nodes import Nodes
 from gateway.presence import Presence
 from gateway.repair import Repair
 from gateway.services import Services
@@ -41,6 +44,9 @@ from storage.bus import LocalBus
 from storage.database import Database, migrate
 from storage.embedded import database_url
 from storage.journal import Journal
+from storage.leases import Leases
+from storage.redis_bus import RedisBus
+from storage.redis_client import AWAY, connect
 from storage.room_keys import RoomKeys, check_master_keys, rewrap
 
 log = logging.getLogger("parley")
@@ -81,18 +87,60 @@ async def _database(config: Config, url: str) -> AsyncIterator[Database]:
             await asyncio.wait_for(database.close(), 5)
 
 
+@contextlib.asynccontextmanager
+async def _joined(config: Config, keys: Keys, metrics: Metrics) -> AsyncIterator[Joined]:
+    """What this node has of the others."""
+    if config.redis_url is None:
+        yield Joined(LocalBus(), None, ())
+        return
+    redis, node_id = connect(config.redis_url), uuid4()
+    bus = RedisBus(redis, ClusterKeys(keys.master), node_id, metrics.bus)
+    leases = Leases(redis, node_id)
+    metrics.watch_bus(lambda: bus.connected, lambda: len(leases.live))
+    try:
+        yield Joined(bus, leases, (bus.run, leases.run))
+        with contextlib.suppress(*AWAY):
+            await leases.leave()
+    finally:
+        await redis.aclose()
+
+
+class Joined(NamedTuple):
+    """The bus to the other nodes, who of them is alive where there can be any, and the jobs that keep that going."""
+
+    bus: LocalBus | RedisBus
+    leases: Leases | None
+    jobs: tuple[Callable[[], Awaitable[None]], ...]
+
+
 async def _run(config: Config, database: Database, keys: Keys, master: MasterKeys, tls: Tls | None) -> None:
-    metrics, wheel, bus = Metrics(), Wheel(), LocalBus()
+    metrics = Metrics()
+    async with _joined(config, keys, metrics) as joined:
+        await _run_node(config, database, keys, master, tls, metrics, joined)
+
+
+async def _run_node(
+    config: Config,
+    database: Database,
+    keys: Keys,
+    master: MasterKeys,
+    tls: Tls | None,
+    metrics: Metrics,
+    joined: Joined,
+) -> None:
+    wheel, bus = Wheel(), joined.bus
     hub = Hub(metrics)
     presence = Presence(hub, wheel, config.presence_grace)
     room_keys = RoomKeys(database, master)
-    repair = Repair(hub, database, room_keys)
-    bus.listen(hub.deliver)
+    repair = Repair(hub, bus, database, room_keys)
+    nodes = Nodes(hub, bus, database)
+    _connect_hub(hub, bus, repair)
     services = Services(
         config=config,
         database=database,
         journal=Journal(database, bus.publish, repair.doubt, metrics.committed),
         hub=hub,
+        nodes=nodes,
         room_keys=room_keys,
         passwords=Passwords(config.limit_password_hashes, config.limit_password_queue),
         access_tokens=AccessTokens(keys.jwt_pems, config.issuer, config.access_token_life),
@@ -100,16 +148,24 @@ async def _run(config: Config, database: Database, keys: Keys, master: MasterKey
         metrics=metrics,
     )
     chat = Chat(services)
-    door = Door(config, hub, chat, database, wheel, presence, metrics)
+    door = Door(config, hub, chat, database, wheel, presence, metrics, bus)
     metrics.watch_sessions(lambda: len(hub.links), lambda: len(hub.sessions) - len(hub.links))
-    housekeeping = Housekeeping(metrics.watch_loop, repair.sweep_forever, services)
-    reload = _Reload(services, tls)
+    jobs = (metrics.watch_loop, repair.sweep_forever, nodes.read_control_forever, *joined.jobs)
+    housekeeping = Housekeeping(jobs, services)
+    reload = _Reload(services, bus, tls)
     async with _listening(config, tls, door, chat, metrics, keys) as listening, housekeeping:
         _announce(config, listening)
         await _until_told_to_stop(reload)
         await drain(services, chat, listening.servers, config.drain)
     wheel.stop()
     services.passwords.close()
+
+
+def _connect_hub(hub: Hub, bus: LocalBus | RedisBus, repair: Repair) -> None:
+    bus.listen(hub.deliver)
+    if isinstance(bus, RedisBus):
+        hub.on_room, hub.on_empty, hub.on_welcome = bus.hear, bus.unhear, repair.fill_soon
+        bus.on_restored(repair.sweep_soon)
 
 
 class Listening(NamedTuple):
@@ -226,8 +282,9 @@ async def _until_told_to_stop(reload: _Reload) -> None:
 class _Reload:
     """SIGHUP: takes rotated keys and certificates without a restart, and wraps all room keys under the newest key."""
 
-    def __init__(self, services: Services, tls: Tls | None) -> None:
+    def __init__(self, services: Services, bus: LocalBus | RedisBus, tls: Tls | None) -> None:
         self._services = services
+        self._bus = bus
         self._tls = tls
         self._task: asyncio.Task[None] | None = None
 
@@ -255,6 +312,8 @@ class _Reload:
                 await check_master_keys(conn, master)
                 self._services.access_tokens.replace(keys.jwt_pems)
                 self._services.room_keys.replace(master)
+                if isinstance(self._bus, RedisBus):
+                    self._bus.replace(ClusterKeys(keys.master))
                 rewrapped = await rewrap(conn, master)
         except (ConfigError, keyfile.SecretError, MasterKeyMissing, ChatError):
             log.exception("the keys could not be reloaded; the old ones stay")

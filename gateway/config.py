@@ -58,6 +58,12 @@ class Config:
     database_url: str | None = setting(
         "DATABASE_URL", None, "PostgreSQL 14 or newer; without it Parley runs its own", secret=True
     )
+    redis_url: str | None = setting(
+        "REDIS_URL",
+        None,
+        "Redis or Valkey, through which several nodes on one database wake each other; without it there is one node",
+        secret=True,
+    )
     database_pool: int = setting("PARLEY_DATABASE_POOL", 10, "most connections to the database")
     origins: tuple[str, ...] = setting(
         "PARLEY_ORIGINS",

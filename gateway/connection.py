@@ -130,7 +130,7 @@ class Connection:
     def drained(self) -> None:
         """The socket takes more."""
         if self._session is not None:
-            self._door.hub.flush_now(self._session)
+            self._door.hub.outboxes.flush_now(self._session)
             if not self._session.stuck:
                 self._deadlines.drained()
 
@@ -422,7 +422,7 @@ class Connection:
         first = self._wire.chunk("resumed", Resumed(missed=missed, handled=session.handled), id=id)
         session.outbox.insert(0, first)
         session.queued += len(first.data)
-        self._door.hub.remind_lagging(session)
+        self._door.hub.outboxes.remind_lagging(session)
         self._door.hub.mark(session)
         self._door.presence.came(session)
 

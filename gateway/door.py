@@ -28,6 +28,7 @@ from protocol.errors import ChatError
 from protocol.events import Ready
 from protocol.models import ChatroomState
 from storage import rooms, sign_ins
+from storage.bus import Bus
 from storage.database import Connection, Database
 
 
@@ -51,7 +52,9 @@ class Door:
         wheel: Wheel,
         presence: Presence,
         metrics: Metrics,
+        bus: Bus,
     ) -> None:
+        self._bus = bus
         self.config = config
         self.hub = hub
         self.chat = chat
@@ -116,6 +119,8 @@ class Door:
                 return ()
             for room_id in await rooms.chatroom_ids_of(conn, session.user.id):
                 self.hub.hold(session, room_id)
+        await self._bus.heard(session.rooms)
+        async with self._database.acquire() as conn:
             return await rooms.states_of(conn, session.user.id)
 
     def admit(self, session: Session, states: tuple[ChatroomState, ...], id: str | None) -> None:

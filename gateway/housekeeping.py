@@ -1,17 +1,17 @@
-"""Tasks that run beside the doors: the sweep, the loop's lag, and what has expired in the database."""
+"""Tasks that run beside the doors: those it is given, and looking for what has expired in the database."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 
 from gateway.actions import rotation
 from gateway.services import Services
 from protocol.errors import ChatError
-from storage import sign_ins
+from storage import control, sign_ins
 
 log = logging.getLogger(__name__)
 
@@ -24,11 +24,10 @@ class Housekeeping:
 
     def __init__(
         self,
-        watch_loop: Callable[[], Awaitable[None]],
-        sweep: Callable[[], Awaitable[None]],
+        jobs: Iterable[Callable[[], Awaitable[None]]],
         services: Services,
     ) -> None:
-        self._jobs = (watch_loop, sweep, self._tidy_forever)
+        self._jobs = (*jobs, self._tidy_forever)
         self._services = services
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -47,6 +46,7 @@ class Housekeeping:
             with contextlib.suppress(ChatError):  # the database is away; there is always a next time
                 async with self._services.database.transaction() as conn:
                     await sign_ins.purge(conn)
+                    await control.purge(conn)
                 await rotation.finish(self._services)
             await asyncio.sleep(TIDY_INTERVAL)
 

@@ -8,13 +8,13 @@ the state and makes it live, without a seam.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 from itertools import groupby
 from uuid import UUID
 
 from gateway.link import Link
 from gateway.metrics import Metrics
+from gateway.outboxes import Outboxes
 from gateway.room import Room
 from gateway.session import Session
 from gateway.wire import Chunk, Wire
@@ -28,20 +28,25 @@ HELD_EVENTS = 2_000
 
 
 class Hub:
-    """Sessions by user, rooms by id, and the outboxes to flush at the end of this turn of the loop."""
+    """Sessions by user, and rooms by id.
+
+    `on_room` is called when somebody begins to hear a room, `on_welcome` when that is by an event that adds them,
+    `on_empty` when nobody hears it any more, `on_gap` when events are missing, `on_forget` when a session has ended.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._loop = asyncio.get_running_loop()
         self.sessions: dict[UUID, Session] = {}
         self.users: dict[UUID, dict[Session, None]] = {}
         self.rooms: dict[UUID, Room] = {}
         self.online: set[UUID] = set()
         self.links: dict[Session, Link] = {}
-        self._dirty: list[Session] = []
-        self._flush_scheduled = False
+        self.outboxes = Outboxes(self.links)
         self.on_gap: Callable[[Room], None] = lambda _: None
         self.on_forget: Callable[[Session], None] = lambda _: None
+        self.on_room: Callable[[UUID], None] = lambda _: None
+        self.on_welcome: Callable[[Room], None] = lambda _: None
+        self.on_empty: Callable[[UUID], None] = lambda _: None
 
     # --- sessions ----------------------------------------------------------------------------
 
@@ -113,9 +118,7 @@ class Hub:
 
     def hold(self, session: Session, room_id: UUID) -> None:
         """Begins to set a room's events aside for a session whose state is about to be read."""
-        room = self.rooms.get(room_id)
-        if room is None:
-            room = self.rooms[room_id] = Room(room_id)
+        room = self._room(room_id)
         self._unlist(session, room)
         room.ahead.pop(session, None)
         room.held[session] = []
@@ -146,7 +149,7 @@ class Hub:
         session.caught_up(room_id)
         for event in fresh:
             if session.user.id in event.adds and room_id not in session.rooms:  # left and came back meanwhile
-                self.rooms[room_id] = room
+                self._room(room_id, room)
                 self._list(session, room)
             if room_id in session.rooms:
                 self._deliver_one(session, room, event)
@@ -174,6 +177,22 @@ class Hub:
         """The session turned out not to be of this room."""
         if (room := self.rooms.get(room_id)) is not None:
             self._part(session, room)
+
+    def come_late(self, session: Session, room_id: UUID, seq: int) -> None:
+        """The session's user became a member, and the event that says so was missed: they have to sync from `seq`."""
+        room = self._room(room_id)
+        if room.head is None:
+            room.head, room.guessed = seq, True
+        self._list(session, room)
+        self._tell_lag(session, room)
+
+    def _room(self, room_id: UUID, room: Room | None = None) -> Room:
+        """The room with this id, a new one (or the one given) if nobody heard it until now."""
+        if (found := self.rooms.get(room_id)) is not None:
+            return found
+        found = self.rooms[room_id] = room or Room(room_id)
+        self.on_room(room_id)
+        return found
 
     def _tell_lag(self, session: Session, room: Room) -> None:
         head = room.head or 0
@@ -205,8 +224,8 @@ class Hub:
         room.ahead.pop(session, None)
         self.close_room(session, room.id)
         session.rooms.pop(room.id, None)
-        if room.empty:
-            self.rooms.pop(room.id, None)
+        if room.empty and self.rooms.pop(room.id, None) is not None:
+            self.on_empty(room.id)
 
     def open_room(self, session: Session, room_id: UUID) -> None:
         """The session wants typing, presence and read receipts of a room it hears."""
@@ -276,7 +295,7 @@ class Hub:
 
     def _fan_out(self, room: Room, events: list[CommittedEvent]) -> None:
         """The hot path: one encoding per wire, one append per session."""
-        dirty = self._dirty
+        mark = self.outboxes.mark_many
         delivered = 0
         for wire, group in room.live.items():
             if not group:
@@ -288,11 +307,8 @@ class Hub:
                     delivered += count
                 else:
                     self._lagged(session, count)
-                if not session.dirty:
-                    session.dirty = True
-                    dirty.append(session)
+            mark(group)
         self._metrics.delivered(delivered)
-        self._schedule_flush()
 
     def _lagged(self, session: Session, count: int) -> None:
         self._metrics.dropped("lagging", count)
@@ -313,11 +329,10 @@ class Hub:
         for session in self.users.get(user_id, ()):
             if not session.hears:
                 continue
-            room = self.rooms.get(room_id)
-            if room is None:
-                room = self.rooms[room_id] = Room(room_id)
+            room = self._room(room_id)
             if room.head is None:
                 room.head = seq - 1
+                self.on_welcome(room)
             if room_id in session.rooms:
                 continue
             if session.opening:
@@ -331,7 +346,6 @@ class Hub:
         for session in self.users.get(user_id, ()):
             if session.rooms.get(room.id) is room and session not in room.held:
                 self._deliver_one(session, room, event)
-        self._schedule_flush()
 
     def tell(self, sessions: Iterable[Session], event: str, data: Event) -> None:
         """An ephemeral event to some sessions, encoded once per wire."""
@@ -355,46 +369,6 @@ class Hub:
         session.push(chunk)
         self.mark(session)
 
-    # --- flushing ----------------------------------------------------------------------------
-
     def mark(self, session: Session) -> None:
         """The session has something to write: once, at the end of this turn of the loop."""
-        if not session.dirty:
-            session.dirty = True
-            self._dirty.append(session)
-            self._schedule_flush()
-
-    def _schedule_flush(self) -> None:
-        if self._dirty and not self._flush_scheduled:
-            self._flush_scheduled = True
-            self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._flush_scheduled = False
-        dirty, self._dirty = self._dirty, []
-        for session in dirty:
-            session.dirty = False
-            link = self.links.get(session)
-            if link is not None and session.outbox and not link.paused:
-                link.write(session.take())
-
-    def flush_now(self, session: Session) -> None:
-        """The socket takes more: sends what waits, and says what was left out meanwhile."""
-        link = self.links.get(session)
-        if link is None or link.paused:
-            return
-        if session.outbox:
-            link.write(session.take())
-        if not link.paused and (lagging := session.drained()) is not None:
-            self._tell_lagging(session, link, lagging)
-
-    def remind_lagging(self, session: Session) -> None:
-        """A resumed session still has to sync what it was too slow for before the cut."""
-        for room_id, seq in (session.lagging or {}).items():
-            session.push_uncounted(session.wire.chunk("lagging", Lagging(chatrooms={room_id: seq})))
-
-    def _tell_lagging(self, session: Session, link: Link, lagging: dict[UUID, int]) -> None:
-        for room_id, seq in lagging.items():
-            session.push_uncounted(session.wire.chunk("lagging", Lagging(chatrooms={room_id: seq})))
-        if session.outbox:
-            link.write(session.take())
+        self.outboxes.mark(session)

@@ -69,6 +69,20 @@ class Metrics:
         self._lag = Histogram(
             "parley_loop_lag_seconds", "How late the event loop is", buckets=_SECONDS, registry=registry
         )
+        self._bus = _Children(
+            Counter(
+                "parley_bus_messages",
+                "Hints between nodes, by what became of them",
+                ["what"],
+                registry=registry,
+            )
+        )
+        self._bus_connected = Gauge(
+            "parley_bus_connected",
+            "1 while hints of other nodes come; else events are swept for",
+            registry=registry,
+        )
+        self._nodes = Gauge("parley_nodes", "Other nodes that were alive at the last beat", registry=registry)
         self._requests = _Children(
             Histogram(
                 "parley_http_request_seconds",
@@ -83,6 +97,15 @@ class Metrics:
         """Asks these for the number of sessions with a socket, and without one, whenever metrics are read."""
         self._sessions.labels("attached").set_function(attached)
         self._sessions.labels("detached").set_function(detached)
+
+    def watch_bus(self, connected: Callable[[], float], nodes: Callable[[], float]) -> None:
+        """Asks these, whenever metrics are read, whether the bus is connected and how many other nodes there are."""
+        self._bus_connected.set_function(connected)
+        self._nodes.set_function(nodes)
+
+    def bus(self, what: str, count: int) -> None:
+        """So many hints were `sent`, `received`, `dropped` since Redis was away, or `unreadable`."""
+        self._bus[what,].inc(count)
 
     def command(self, kind: str, outcome: str) -> None:
         """A command was handled: `ok`, or refused with an error code."""

@@ -1,6 +1,6 @@
 """Finds durable events that were committed but never delivered here, and delivers them from the database.
 
-It happens when the answer to a COMMIT was lost. A gap in a room's seq is filled
+It happens when the answer to a COMMIT was lost, or the hint of another node. A gap in a room's seq is filled
 at once; the sweep finds what no later event has betrayed.
 """
 
@@ -15,6 +15,7 @@ from gateway.hub import Hub
 from gateway.room import Room
 from protocol.errors import ChatError
 from storage import events
+from storage.bus import Bus
 from storage.database import Database
 from storage.events import CommittedEvent
 from storage.room_keys import RoomKeys
@@ -30,12 +31,14 @@ BATCH = 500
 class Repair:
     """Fills gaps for one hub."""
 
-    def __init__(self, hub: Hub, database: Database, room_keys: RoomKeys) -> None:
+    def __init__(self, hub: Hub, bus: Bus, database: Database, room_keys: RoomKeys) -> None:
         self._hub = hub
+        self._bus = bus
         self._database = database
         self._room_keys = room_keys
         self._tasks: set[asyncio.Task[None]] = set()
         self._doubts: dict[UUID, int] = {}
+        self._sweep_now = asyncio.Event()
         hub.on_gap = self.fill_soon
 
     def fill_soon(self, room: Room) -> None:
@@ -55,9 +58,15 @@ class Repair:
     async def sweep_forever(self) -> None:
         """Compares every live room's head with the database's, again and again."""
         while True:
-            await asyncio.sleep(SWEEP)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._sweep_now.wait(), SWEEP)
+            self._sweep_now.clear()
             with contextlib.suppress(ChatError):
                 await self.sweep()
+
+    def sweep_soon(self) -> None:
+        """Hints were missed: looks now rather than in its time."""
+        self._sweep_now.set()
 
     async def sweep(self) -> None:
         """One comparison. Raises ChatError when the database is away."""
@@ -88,6 +97,7 @@ class Repair:
 
     async def _fill(self, room: Room) -> None:
         try:
+            await self._bus.heard([room.id])  # else what is committed between the look and that would be missed
             while room.head is not None:
                 missing = (await self._read({room.id: room.head})).get(room.id, [])
                 self._hub.deliver([event for event in missing if event.seq > room.head])

@@ -9,6 +9,7 @@ from crypto.tokens import AccessTokens, RefreshTokens
 from gateway.config import Config
 from gateway.hub import Hub
 from gateway.metrics import Metrics
+from gateway.nodes import Nodes
 from storage.database import Database
 from storage.journal import Journal
 from storage.room_keys import RoomKeys
@@ -22,6 +23,7 @@ class Services:
     database: Database
     journal: Journal
     hub: Hub
+    nodes: Nodes
     room_keys: RoomKeys
     passwords: Passwords
     access_tokens: AccessTokens

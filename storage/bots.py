@@ -13,13 +13,20 @@ from uuid import UUID
 import asyncpg
 from uuid_utils.compat import uuid7
 
+from protocol.errors import CloseCode
 from protocol.models import Scope, User
 from protocol.text import name_key
+from storage import control
 from storage.database import Connection
+from storage.hints import SignInEnded
 from storage.users import UserTaken
 
 BotKey = Literal["api_key", "public_key"]
 """The two ways in, as `client_type` of their sign-ins."""
+
+KEY_ENDED = (CloseCode.auth_failed, "this key has ended")
+SCOPES_CHANGED = (CloseCode.session_reset, "the scopes of this bot have changed")
+"""Why a sign-in ended, as its sockets are told."""
 
 _BOT = "u.id, u.username, u.display_name, b.scopes, b.public_key, b.created_at"
 _LIVE = "b.revoked_at IS NULL"
@@ -138,7 +145,7 @@ async def set_scopes(conn: Connection, bot_id: UUID, scopes: Sequence[Scope]) ->
     """Sets what a bot may do. Its keys stay, under new sign-ins: a sign-in has the same scopes all its life."""
     await _set(conn, bot_id, {"scopes": list(scopes)})
     rows = await conn.fetch("SELECT client_type FROM sign_ins WHERE user_id = $1", bot_id)
-    ended = await _end(conn, bot_id, ("api_key", "public_key"))
+    ended = await _end(conn, bot_id, ("api_key", "public_key"), SCOPES_CHANGED)
     for row in rows:
         await _begin(conn, bot_id, row["client_type"])
     return ended
@@ -163,10 +170,14 @@ async def _begin(conn: Connection, bot_id: UUID, key: BotKey) -> None:
     )
 
 
-async def _end(conn: Connection, bot_id: UUID, keys: Iterable[BotKey]) -> list[UUID]:
+async def _end(
+    conn: Connection, bot_id: UUID, keys: Iterable[BotKey], why: tuple[CloseCode, str] = KEY_ENDED
+) -> list[UUID]:
     rows = await conn.fetch(
         "DELETE FROM sign_ins WHERE user_id = $1 AND client_type = ANY($2) RETURNING id", bot_id, list(keys)
     )
+    for row in rows:
+        await control.write(conn, SignInEnded(row["id"], *why))
     return [row["id"] for row in rows]
 
 

@@ -19,8 +19,10 @@ from msgspec import Struct
 from protocol.errors import ChatError
 from protocol.events import Event
 from protocol.models import Role, User
+from storage import control
 from storage.database import Connection
 from storage.events import CommittedEvent
+from storage.hints import MembersAdded
 from storage.messages import StoredMessage, stored_message
 
 log = logging.getLogger(__name__)
@@ -256,3 +258,5 @@ async def _write_events(conn: Connection, events: Sequence[CommittedEvent]) -> N
             list(event.removes) or None,
             now,
         )
+        if event.adds:
+            await control.write(conn, MembersAdded(event.chatroom_id, event.seq, event.adds))

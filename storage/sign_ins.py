@@ -11,8 +11,11 @@ from datetime import timedelta
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
+from protocol.errors import CloseCode
 from protocol.models import User
+from storage import control
 from storage.database import Connection
+from storage.hints import SignInEnded
 
 ClientType = Literal["web", "mobile"]
 
@@ -98,6 +101,8 @@ async def revoke(conn: Connection, sign_in_id: UUID, why: str) -> bool:
         sign_in_id,
         why,
     )
+    if revoked:
+        await control.write(conn, SignInEnded(sign_in_id, CloseCode.auth_failed, "this sign-in has ended"))
     return bool(revoked)
 
 

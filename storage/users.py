@@ -8,7 +8,9 @@ from uuid import UUID
 
 from protocol.models import Account, User, UserProfile
 from protocol.text import name_key
+from storage import control
 from storage.database import Connection
+from storage.hints import UserChanged
 
 _ACCOUNT = "id, username, email, display_name, avatar_url, public_key, is_verified, is_bot, created_at, last_login"
 _PROFILE = "id, username, display_name, avatar_url, public_key, is_bot, created_at"
@@ -93,12 +95,15 @@ async def update_account(conn: Connection, user_id: UUID, changes: Mapping[str, 
     """Sets the display_name, avatar_url and public_key that are given, and leaves the others."""
     given = [name for name in _CHANGEABLE if name in changes]
     sets = "".join(f"{name} = ${number}, " for number, name in enumerate(given, start=2))
-    return await _account(
+    account = await _account(
         conn,
         f"UPDATE users SET {sets}updated_at = now() WHERE id = $1 RETURNING {_ACCOUNT}",
         user_id,
         *(changes[name] for name in given),
     )
+    if account is not None:
+        await control.write(conn, UserChanged(user_of(account)))
+    return account
 
 
 async def get_profile(conn: Connection, user_id: UUID) -> UserProfile | None:

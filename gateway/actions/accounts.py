@@ -138,7 +138,7 @@ async def refresh(services: Services, actor: Actor | None, command: Refresh) -> 
 def _refusal(services: Services, refused: Refused) -> ChatError:
     """Closes the sockets of a sign-in that was revoked, and says what the client hears."""
     if refused.sign_in_id:
-        services.hub.close_sign_in(refused.sign_in_id, CloseCode.auth_failed)
+        services.nodes.close_sign_in(refused.sign_in_id, CloseCode.auth_failed)
     return ChatError("AUTH_USER_INACTIVE" if refused.why == "inactive" else "AUTH_REFRESH_TOKEN_INVALID")
 
 
@@ -147,7 +147,7 @@ async def logout(services: Services, actor: Actor, command: Logout) -> None:
     del command
     async with services.database.transaction() as conn:
         await sign_ins.revoke(conn, actor.sign_in_id, "logout")
-    services.hub.close_sign_in(actor.sign_in_id, CloseCode.auth_failed)
+    services.nodes.close_sign_in(actor.sign_in_id, CloseCode.auth_failed)
 
 
 # --- accounts and profiles -------------------------------------------------------------------
@@ -166,7 +166,7 @@ async def update_account(services: Services, actor: Actor, command: UpdateAccoun
     changes = {field: value for field, value in structs.asdict(command).items() if value is not UNSET}
     async with services.database.transaction() as conn:
         account = _found(await users.update_account(conn, actor.user.id, changes))
-    services.hub.update_user(users.user_of(account))
+    services.nodes.update_user(users.user_of(account))
     return account
 
 

@@ -196,9 +196,9 @@ async def update_bot(services: Services, actor: Actor, command: UpdateBot) -> Bo
             renamed = await _rename(conn, before, command)
             after = _found(await bots.get(conn, before.id, actor.user.id))
     if renamed is not None:
-        services.hub.update_user(users.user_of(renamed))
+        services.nodes.update_user(users.user_of(renamed))
     _close(services, gone)
-    _close(services, changed, CloseCode.session_reset, "the scopes of this bot have changed")
+    _close(services, changed, bots.SCOPES_CHANGED)
     return _shown(after)
 
 
@@ -242,11 +242,10 @@ async def revoke_bot(services: Services, actor: Actor, command: RevokeBot) -> No
 def _close(
     services: Services,
     sign_in_ids: Iterable[UUID],
-    code: CloseCode = CloseCode.auth_failed,
-    reason: str = "this key has ended",
+    why: tuple[CloseCode, str] = bots.KEY_ENDED,
 ) -> None:
     for sign_in_id in sign_in_ids:
-        services.hub.close_sign_in(sign_in_id, code, reason)
+        services.nodes.close_sign_in(sign_in_id, *why)
 
 
 def _found(bot: T | None) -> T:

@@ -83,7 +83,7 @@ async def _typing(services: Services, actor: Actor, chatroom_id: UUID, *, is_typ
         await _check_member(services, session, chatroom_id)
     user = session.user
     indicator = TypingIndicator(chatroom_id=chatroom_id, user_id=user.id, username=user.username, is_typing=is_typing)
-    services.hub.tell_openers(chatroom_id, "typing_indicator", indicator, but=user.id)
+    services.nodes.tell_openers(chatroom_id, "typing_indicator", indicator, but=user.id)
     return Done(chatroom_id=chatroom_id)
 
 

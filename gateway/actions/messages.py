@@ -232,7 +232,7 @@ async def message_read(services: Services, actor: Actor, command: MessageRead) -
         receipt = ReadReceipt(
             chatroom_id=command.chatroom_id, user_id=actor.user.id, seq=position.last_read_seq, read_at=now
         )
-        services.hub.tell_openers(command.chatroom_id, "read_receipt", receipt)
+        services.nodes.tell_openers(command.chatroom_id, "read_receipt", receipt)
     return position
 
 

@@ -24,6 +24,7 @@ from gateway.connection import Connection as Client
 from gateway.door import Door
 from gateway.hub import Hub
 from gateway.metrics import Metrics
+from gateway.nodes import Nodes
 from gateway.presence import Presence
 from gateway.repair import Repair
 from gateway.services import Services
@@ -99,7 +100,7 @@ class Node:
         self.wheel = Wheel()
         self.hub = Hub(metrics)
         room_keys = RoomKeys(write, MasterKeys(keys.master))
-        self.repair = Repair(self.hub, read, room_keys)
+        self.repair = Repair(self.hub, bus, read, room_keys)
         bus.listen(self.hub.deliver)
         self.journal = Journal(write, bus.publish, self.repair.doubt, metrics.committed)
         self.services = Services(
@@ -107,6 +108,7 @@ class Node:
             database=read,
             journal=self.journal,
             hub=self.hub,
+            nodes=Nodes(self.hub, bus, read),
             room_keys=room_keys,
             passwords=Passwords(1, 100),
             access_tokens=AccessTokens(keys.jwt_pems, config.issuer, config.access_token_life),
@@ -115,7 +117,7 @@ class Node:
         )
         self.chat = Chat(self.services)
         presence = Presence(self.hub, self.wheel, config.presence_grace)
-        self.door = Door(config, self.hub, self.chat, read, self.wheel, presence, metrics)
+        self.door = Door(config, self.hub, self.chat, read, self.wheel, presence, metrics, bus)
         self.wire = Wire(JSON, bytes)
 
     async def user(self, name: str) -> tuple[Actor, str]:

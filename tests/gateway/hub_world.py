@@ -95,7 +95,7 @@ class World:
 
     def flush(self) -> None:
         """The end of this turn of the loop."""
-        self.hub._flush()
+        self.hub.outboxes._flush()
 
 
 def event(seq: int, adds: Iterable[UUID] = (), removes: Iterable[UUID] = ()) -> CommittedEvent:

@@ -17,6 +17,7 @@ from gateway.actions import accounts
 from gateway.actor import Actor
 from gateway.config import Config
 from gateway.hub import Hub
+from gateway.nodes import Nodes
 from gateway.services import Services
 from protocol.commands import (
     GetAccount,
@@ -41,7 +42,7 @@ PEM = (
 )
 
 
-class HubStandIn:
+class NodesStandIn:
     """Remembers what it was told to do."""
 
     def __init__(self) -> None:
@@ -49,29 +50,30 @@ class HubStandIn:
         self.updated: list[User] = []
 
     def close_sign_in(self, sign_in_id: UUID, code: CloseCode) -> None:
-        """Takes the place of Hub.close_sign_in."""
+        """Takes the place of Nodes.close_sign_in."""
         self.closed.append((sign_in_id, code))
 
     def update_user(self, user: User) -> None:
-        """Takes the place of Hub.update_user."""
+        """Takes the place of Nodes.update_user."""
         self.updated.append(user)
 
 
 @pytest.fixture
-def hub() -> HubStandIn:
-    """A hub without sessions."""
-    return HubStandIn()
+def hub() -> NodesStandIn:
+    """Nodes without sessions."""
+    return NodesStandIn()
 
 
 @pytest.fixture
-async def services(db: Database, hub: HubStandIn) -> AsyncIterator[Services]:
+async def services(db: Database, hub: NodesStandIn) -> AsyncIterator[Services]:
     """What account actions need; they touch nothing else."""
     passwords = Passwords(workers=2, queue=8)
     yield Services(
         config=Config(),
         database=db,
         journal=cast(Any, None),
-        hub=cast(Hub, hub),
+        hub=cast(Hub, None),
+        nodes=cast(Nodes, hub),
         room_keys=cast(Any, None),
         passwords=passwords,
         access_tokens=AccessTokens([PEM], "parley", 1800),
@@ -271,7 +273,7 @@ class TestRefresh:
         before, after = await actor_of(services, signed_in), await actor_of(services, refreshed)
         assert (after.user, after.sign_in_id) == (before.user, before.sign_in_id)
 
-    async def test_a_stolen_token_ends_the_whole_sign_in(self, services: Services, hub: HubStandIn) -> None:
+    async def test_a_stolen_token_ends_the_whole_sign_in(self, services: Services, hub: NodesStandIn) -> None:
         """A token used twice revokes its family for good, though the request fails, and closes its sockets."""
         signed_in = await sign_up(services)
         sign_in_id = (await actor_of(services, signed_in)).sign_in_id
@@ -292,7 +294,7 @@ class TestRefresh:
         assert (await actor_of(services, other)).user.id == other.user.id
         assert isinstance(await refresh(services, other.refresh_token), Refreshed)
 
-    async def test_a_lost_answer_is_given_again(self, services: Services, hub: HubStandIn) -> None:
+    async def test_a_lost_answer_is_given_again(self, services: Services, hub: NodesStandIn) -> None:
         """A retry within the retry time gets the same refresh token, and nobody is signed out."""
         signed_in = await sign_up(services)
         first = await refresh(services, signed_in.refresh_token)
@@ -301,7 +303,7 @@ class TestRefresh:
         assert (await actor_of(services, again)).user.id == signed_in.user.id
         assert not hub.closed
 
-    async def test_racing_refreshes_agree(self, services: Services, hub: HubStandIn) -> None:
+    async def test_racing_refreshes_agree(self, services: Services, hub: NodesStandIn) -> None:
         """Tabs that refresh at the same moment all get the same new refresh token."""
         signed_in = await sign_up(services)
         refreshed = await asyncio.gather(*(refresh(services, signed_in.refresh_token) for _ in range(8)))
@@ -333,7 +335,7 @@ class TestRefresh:
 
 
 class TestLogout:
-    async def test_logout_ends_the_sign_in_at_once(self, services: Services, hub: HubStandIn) -> None:
+    async def test_logout_ends_the_sign_in_at_once(self, services: Services, hub: NodesStandIn) -> None:
         """Its access token, its refresh token and its sockets are dead; other sign-ins live."""
         signed_in, other = await sign_up(services), await sign_in(services)
         actor = await actor_of(services, signed_in)
@@ -399,7 +401,7 @@ class TestProfiles:
         actor = await actor_of(services, signed_in)
         assert await accounts.get_account(services, actor, GetAccount()) == signed_in.user
 
-    async def test_changes_reach_the_sessions(self, services: Services, hub: HubStandIn) -> None:
+    async def test_changes_reach_the_sessions(self, services: Services, hub: NodesStandIn) -> None:
         """What is given changes, null clears, the rest stays, and live sessions bear the new name."""
         actor = await actor_of(services, await sign_up(services, public_key="KEY"))
         command = UpdateAccount(display_name="Ann", avatar_url="https://example.org/a.png")
@@ -409,7 +411,7 @@ class TestProfiles:
         cleared = await accounts.update_account(services, actor, UpdateAccount(avatar_url=None))
         assert (cleared.display_name, cleared.avatar_url) == ("Ann", None)
 
-    async def test_bad_text_changes_nothing(self, services: Services, hub: HubStandIn) -> None:
+    async def test_bad_text_changes_nothing(self, services: Services, hub: NodesStandIn) -> None:
         """NUL is a typed error."""
         actor = await actor_of(services, await sign_up(services))
         bad = UpdateAccount(display_name="A\0")

@@ -284,7 +284,7 @@ async def test_a_slow_reader_lags_and_is_told_where_it_stands(world: World) -> N
     assert link.stuck_told > 0
     assert seqs(other) == list(range(1, 41))
     link.paused = False
-    world.hub.flush_now(session)
+    world.hub.outboxes.flush_now(session)
     got = seqs(link)
     assert got == list(range(1, len(got) + 1))
     assert names(link)[-1] == "lagging"
@@ -312,7 +312,7 @@ async def test_ephemeral_events_go_to_those_who_have_the_room_open(world: World)
         world.hub.tell_openers(ROOM, "typing_indicator", typing, but=ann.user.id)
     world.flush()
     bob_link.paused = False
-    world.hub.flush_now(bob)
+    world.hub.outboxes.flush_now(bob)
     assert 0 < len(bob_link.frames) < 40
     assert set(names(bob_link)) == {"typing_indicator"}
     assert not ann_link.frames

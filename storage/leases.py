@@ -1,0 +1,157 @@
+"""Which nodes are alive, and which node has a session that was resumed elsewhere. Kept in Redis, by Redis' own clock.
+
+A node beats once a second and counts as dead when it has not for LEASE seconds;
+the clocks of the nodes play no part. A session belongs to the node that its
+resume token names (its *home*), until another node *claims* it: claims of one
+session are numbered, and the highest number is the owner's (a fencing token, as in Kleppmann,
+"How to do distributed locking", 2016).
+
+Redis may lose all of this. Then nodes are known again after a beat, and sessions
+belong to their homes again until their owners have written their claims anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Never
+from uuid import UUID, uuid4
+
+from storage.redis_client import AWAY, RedisClient
+
+log = logging.getLogger(__name__)
+
+BEAT = 1.0
+"""Seconds between two beats."""
+LEASE = 5.0
+"""Seconds without a beat after which a node counts as dead."""
+
+_LEASES = "parley:leases"
+_EPOCH = "parley:epoch"
+
+_BEAT = """
+local now = redis.call('TIME')
+now = now[1] * 1000 + math.floor(now[2] / 1000)
+redis.call('HSET', KEYS[1], ARGV[1], now)
+local live = {}
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+    local age = now - tonumber(all[i + 1])
+    if age <= tonumber(ARGV[2]) then live[#live + 1] = all[i]
+    elseif age > 60 * tonumber(ARGV[2]) then redis.call('HDEL', KEYS[1], all[i]) end
+end
+return live
+"""
+
+_CLAIM = """
+local before = redis.call('HGET', KEYS[1], ARGV[1])
+local owner, fence = '', 0
+if before then
+    owner = string.sub(before, 1, 32)
+    fence = tonumber(string.sub(before, 34))
+elseif ARGV[2] == ARGV[3] then
+    return {'', 0}
+end
+fence = fence + 1
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. fence)
+redis.call('HINCRBY', KEYS[1], 'changes', 1)
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+return {owner, fence}
+"""
+
+KEPT = 7 * 86_400.0
+"""Seconds that claims on one home's sessions are kept after the last of them was written; owners write them daily."""
+
+
+class Claim(NamedTuple):
+    """What a claim came to: who owned the session before (its home, where nobody had claimed it), and its number."""
+
+    former: UUID
+    fence: int
+
+
+class Leases:
+    """This node's lease and claims. `lost_all` is called after Redis has lost its memory."""
+
+    def __init__(self, redis: RedisClient, node_id: UUID) -> None:
+        self.node_id = node_id
+        self.live: frozenset[UUID] = frozenset()
+        """The other nodes that were alive at the last beat."""
+        self._redis: Any = redis
+        self._epoch: bytes | None = None
+        self._changes: dict[UUID, bytes | None] = {}
+        self._beat_script = redis.register_script(_BEAT)
+        self._claim_script = redis.register_script(_CLAIM)
+        self._on_beat: list[Callable[[bool], Any]] = []
+
+    def after_beat(self, callback: Callable[[bool], Any]) -> None:
+        """Calls back after each beat that was heard, with whether Redis has lost its memory since the one before."""
+        self._on_beat.append(callback)
+
+    # --- leases ------------------------------------------------------------------------------
+
+    async def run(self) -> Never:
+        """Beats for ever."""
+        while True:
+            try:
+                async with asyncio.timeout(LEASE / 2):
+                    lost_all = await self.beat()
+                for callback in self._on_beat:
+                    callback(lost_all)
+            except AWAY:
+                log.debug("a beat was not heard")
+            await asyncio.sleep(BEAT)
+
+    async def beat(self) -> bool:
+        """Shows that this node lives, and looks which others do. Whether Redis has lost its memory since the last."""
+        live = await self._beat_script(keys=[_LEASES], args=[self.node_id.hex, int(LEASE * 1000)])
+        self.live = frozenset(UUID(bytes.decode(name)) for name in live) - {self.node_id}
+        mine = uuid4().hex.encode()
+        epoch = mine if await self._redis.set(_EPOCH, mine, nx=True) else await self._redis.get(_EPOCH)
+        before, self._epoch = self._epoch, epoch
+        return before is not None and before != epoch
+
+    async def leave(self) -> None:
+        """Ends this node's lease at once: it stops in good order."""
+        await self._redis.hdel(_LEASES, self.node_id.hex)
+        await self._redis.delete(_claims(self.node_id))
+
+    # --- claims ------------------------------------------------------------------------------
+
+    async def claim(self, home: UUID, digest: bytes, owner: UUID | None = None) -> Claim:
+        """Makes this node (or `owner`) the owner of the session with this digest of its token.
+
+        A home that claims what nobody else ever claimed leaves no trace. Raises AWAY.
+        """
+        args: list[Any] = [digest, (owner or self.node_id).hex, home.hex, int(KEPT * 1000)]
+        former, fence = await self._claim_script(keys=[_claims(home)], args=args)
+        return Claim(UUID(former.decode()) if former else home, int(fence))
+
+    async def claims_of(self, home: UUID) -> dict[bytes, Claim] | None:
+        """All claims on a home's sessions; None when nothing has changed since the last look. Raises AWAY."""
+        changes = await self._redis.hget(_claims(home), "changes")
+        if home in self._changes and self._changes[home] == changes:
+            return None
+        found = await self._redis.hgetall(_claims(home))
+        self._changes[home] = changes
+        found.pop(b"changes", None)
+        return {digest: _claim(value) for digest, value in found.items()}
+
+    async def restore(self, home: UUID, digest: bytes, fence: int) -> None:
+        """Writes this node's claim again, after Redis has lost it. Raises AWAY."""
+        await self._redis.hsetnx(_claims(home), digest, f"{self.node_id.hex} {fence}")
+        await self._redis.pexpire(_claims(home), int(KEPT * 1000))
+
+    async def give_up(self, home: UUID, digests: Iterable[bytes]) -> None:
+        """These sessions are over: nobody will ask whose they are. Raises AWAY."""
+        await self._redis.hdel(_claims(home), *digests)
+
+
+def _claims(home: UUID) -> str:
+    return f"parley:claims:{home.hex}"
+
+
+def _claim(value: bytes) -> Claim:
+    owner, _, fence = value.partition(b" ")
+    return Claim(UUID(owner.decode()), int(fence))
