@@ -83,6 +83,7 @@ class Metrics:
             registry=registry,
         )
         self._nodes = Gauge("parley_nodes", "Other nodes that were alive at the last beat", registry=registry)
+        self._tasks = Gauge("parley_tasks", "Tasks of the event loop", registry=registry)
         self._requests = _Children(
             Histogram(
                 "parley_http_request_seconds",
@@ -141,8 +142,9 @@ class Metrics:
         self._requests[route, method, str(status)].observe(seconds)
 
     async def watch_loop(self) -> Never:
-        """Measures for ever how late the event loop is; run it as a task."""
+        """Measures for ever how late the event loop is, and counts its tasks when asked; run it as a task."""
         loop = asyncio.get_running_loop()
+        self._tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         while True:
             due = loop.time() + LAG_INTERVAL
             await asyncio.sleep(LAG_INTERVAL)

@@ -67,3 +67,17 @@ async def test_loop_lag(monkeypatch: pytest.MonkeyPatch) -> None:
     with suppress(asyncio.CancelledError):
         await watch
     assert _value(metrics, "parley_loop_lag_seconds_count") >= 1
+
+
+async def test_tasks() -> None:
+    """The tasks that there are at the moment of reading: this test, the watch, and what else was begun."""
+    metrics = Metrics()
+    watch = asyncio.create_task(metrics.watch_loop())
+    await asyncio.sleep(0)
+    before = _value(metrics, "parley_tasks")
+    others = [asyncio.create_task(asyncio.sleep(60)) for _ in range(3)]
+    assert before == len(asyncio.all_tasks()) - 3
+    assert _value(metrics, "parley_tasks") == before + 3
+    for task in (watch, *others):
+        task.cancel()
+    await asyncio.gather(watch, *others, return_exceptions=True)
