@@ -75,6 +75,7 @@ class ClientState:
         self._received = 0
         self._reported = 0
         self._failures = 0
+        self._retry_after = 0.0
         self._connect_at: float | None = now
         self._ping_at = 0.0
         self._live_since = 0.0
@@ -116,7 +117,8 @@ class ClientState:
             return self.end(code, reason)
         lasted = self.phase == "live" and now - self._live_since >= STEADY
         at_once = lasted and not what_now.backoff
-        self._connect_at = now if at_once else now + backoff(self._failures, self._random)
+        self._connect_at = now if at_once else now + max(self._retry_after, backoff(self._failures, self._random))
+        self._retry_after = 0.0
         self._failures += 1
         self.phase, self._heard_at, self._wants_token = "away", None, False
         return self._take()
@@ -363,6 +365,7 @@ class ClientState:
     def _fail_opening(self, error: ChatError) -> None:
         """The server took neither `authenticate` nor `resume`."""
         if error.code in ERRORS and error.kind.retryable:
+            self._retry_after = error.retry_after or 0.0
             self._effects.append(Drop(str(error)))
         else:
             self._effects = self.end(CloseCode.auth_failed, str(error))

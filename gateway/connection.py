@@ -237,10 +237,8 @@ class Connection:
     async def _take(self, request: Request | BadFrame) -> None:
         if isinstance(request, BadFrame):
             self._take_bad(request)
-        elif isinstance(request.command, Authenticate):
-            await self._authenticate(request.id, request.command)
-        elif isinstance(request.command, Resume):
-            await self._resume(request.id, request.command)
+        elif isinstance(request.command, Authenticate | Resume):
+            await self._come_in(request.id, request.command)
         elif isinstance(request.command, Ping):
             self._pong(request.id, request.command)
         elif isinstance(request.command, Goodbye):
@@ -350,6 +348,24 @@ class Connection:
         if self._pings.take(now):
             self.close(CloseCode.rate_limited, "too many pings")
         return not self._closing
+
+    async def _come_in(self, id: str | None, command: Authenticate | Resume) -> None:
+        """Opens or resumes a session when it is this client's turn; what is open already needs none."""
+        if self._session is not None:
+            await self._greet(id, command)
+            return
+        try:
+            async with self._door.admission.turn(resumes=isinstance(command, Resume)):
+                if not self._closing:  # gone while it waited
+                    await self._greet(id, command)
+        except ChatError as error:
+            self._fail_opening(id, error)
+
+    async def _greet(self, id: str | None, command: Authenticate | Resume) -> None:
+        if isinstance(command, Resume):
+            await self._resume(id, command)
+        else:
+            await self._authenticate(id, command)
 
     async def _authenticate(self, id: str | None, command: Authenticate) -> None:
         if self._session is not None and not self._within_rate(self._session, id):

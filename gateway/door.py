@@ -14,6 +14,7 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from gateway.actor import Actor
+from gateway.admission import Admission
 from gateway.chat import Chat
 from gateway.config import Config
 from gateway.hub import Hub
@@ -62,6 +63,9 @@ class Door:
         self.presence = presence
         self.metrics = metrics
         self.strangers: Counter[str] = Counter()
+        # Half of the deadline, so that nobody misses it by waiting.
+        self.admission = Admission(config.limit_openings, config.auth_deadline / 2)
+        metrics.watch_openings(lambda: self.admission.working, lambda: self.admission.waiting)
         self._database = database
         self._limits = SessionLimits(
             ephemeral=config.limit_outbox_ephemeral,

@@ -45,6 +45,9 @@ class Metrics:
         self._sessions = Gauge(
             "parley_sessions", "Sessions, attached to a socket or waiting for one", ["state"], registry=registry
         )
+        self._openings = Gauge(
+            "parley_openings", "Clients that open or resume a session, by what they do", ["state"], registry=registry
+        )
         self._commands = _Children(
             Counter(
                 "parley_commands",
@@ -107,6 +110,11 @@ class Metrics:
     def bus(self, what: str, count: int) -> None:
         """So many hints were `sent`, `received`, `dropped` since Redis was away, or `unreadable`."""
         self._bus[what,].inc(count)
+
+    def watch_openings(self, working: Callable[[], float], waiting: Callable[[], float]) -> None:
+        """Asks these for the number of clients that are being let in, and of those that wait for it."""
+        self._openings.labels("working").set_function(working)
+        self._openings.labels("waiting").set_function(waiting)
 
     def command(self, kind: str, outcome: str) -> None:
         """A command was handled: `ok`, or refused with an error code."""

@@ -96,6 +96,7 @@ class Node:
     def __init__(self, config: Config, read: SlowDatabase, write: LateDatabase) -> None:
         keys = keyfile.load_keys(config.key_directory, None, None, None, None, production=False)
         metrics, bus = Metrics(), LocalBus()
+        self.config = config
         self.write = write
         self.wheel = Wheel()
         self.hub = Hub(metrics)

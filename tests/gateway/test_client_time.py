@@ -125,3 +125,22 @@ def test_an_expiring_token_is_replaced_on_the_live_session(world: World) -> None
     world.do(world.state.receive(ServerFrame("token_expiring", plain(expiring)), 0.0))
     assert world.sent() == ["authenticate"]
     assert world.state.session_id == session
+
+
+@pytest.mark.parametrize(("retry_after", "delay"), [(7.0, 7.0), (0.1, 0.5), (None, 0.5)])
+def test_a_server_that_is_overloaded_says_when_to_come_back(
+    world: World, retry_after: float | None, delay: float
+) -> None:
+    """`retry_after` of the error before a session is waited for, if that is longer than the backoff; and only once."""
+    world.wait(5.0)
+    world.cut()
+    world.wait(31.0)
+    error = events.Error(code="SERVICE_UNAVAILABLE", message="", details={}, retry_after=retry_after)
+    world.server.outgoing.append(world.codec.event("error", error))
+    world.to_server.clear()
+    while world.connected:
+        world.step_client()
+    assert world.state.deadline == world.now + delay
+    world.settle()
+    world.cut()
+    assert world.state.deadline == world.now + 0.25

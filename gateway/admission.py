@@ -1,0 +1,126 @@
+"""Who opens or resumes a session next, when more clients come than can be let in at once.
+
+Opening a session costs queries and a good part of a millisecond of the loop, and
+after a break everyone comes back in the same moment. So they take turns: those who
+resume first, for they cost less and lose more, then those who open new sessions.
+Who would have to wait too long is told when to come back, each at a time of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from time import monotonic
+
+from protocol.errors import ChatError
+
+FIRST_GUESS = 0.001
+"""Seconds between two turns, until it is known how long they take here; measured in bench/README.md."""
+WEIGHT = 0.05
+"""Share of the newest measurement in what is known."""
+LONGEST = 60.0
+"""Seconds after which clients are told to come back, at most: servers may recover sooner than they feared."""
+JITTER = 0.25
+"""Share of that time that chance adds, for those who were told the same."""
+
+
+class Admission:
+    """So many turns at once; nobody waits longer than `patience` seconds.
+
+    `clock` gives seconds that never go back, `chance` a number in [0, 1).
+    """
+
+    def __init__(
+        self,
+        at_once: int,
+        patience: float,
+        clock: Callable[[], float] = monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._at_once = self._free = at_once
+        self._patience = patience
+        self._clock = clock
+        self._chance = chance
+        self._resumes: deque[asyncio.Future[bool]] = deque()
+        self._logins: deque[asyncio.Future[bool]] = deque()
+        self._apart = FIRST_GUESS  # seconds between the ends of two turns, while someone waits
+        self._ended_at: float | None = None
+        self._promised = 0.0  # when the last of those who were sent away comes back
+
+    @property
+    def working(self) -> int:
+        """Turns that are taken now."""
+        return self._at_once - self._free
+
+    @property
+    def waiting(self) -> int:
+        """Clients that wait for theirs."""
+        return len(self._resumes) + len(self._logins)
+
+    @asynccontextmanager
+    async def turn(self, *, resumes: bool) -> AsyncIterator[None]:
+        """Waits for a turn, and holds it. Raises ChatError SERVICE_UNAVAILABLE, with the time to come back after."""
+        if self._free:
+            self._free -= 1
+        else:
+            await self._wait(self._resumes if resumes else self._logins)
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    async def _wait(self, queue: deque[asyncio.Future[bool]]) -> None:
+        ahead = len(self._resumes) if queue is self._resumes else self.waiting
+        if ahead * self._apart > self._patience:
+            raise self._full()
+        loop = asyncio.get_running_loop()
+        place: asyncio.Future[bool] = loop.create_future()
+        queue.append(place)
+        timer = loop.call_later(self._patience, _settle, place, False)
+        try:
+            if not await place:
+                raise self._full()
+        except asyncio.CancelledError:
+            if not place.cancelled() and place.result():
+                self._pass_on()
+            raise
+        finally:
+            timer.cancel()
+            while queue and queue[0].done():  # those who gave up; all have the same patience
+                queue.popleft()
+
+    def _pass_on(self) -> None:
+        """A turn has ended: it goes to the next, or is free."""
+        for queue in (self._resumes, self._logins):
+            while queue:
+                if _settle(queue.popleft(), True):
+                    self._measure()
+                    return
+        self._free += 1
+        self._ended_at = None
+
+    def _measure(self) -> None:
+        now = self._clock()
+        if self._ended_at is not None:
+            self._apart += WEIGHT * (now - self._ended_at - self._apart)
+        self._ended_at = now
+
+    def _full(self) -> ChatError:
+        """Everyone who is sent away gets a time of their own, behind those who wait and those who were sent before."""
+        now = self._clock()
+        self._promised = max(self._promised, now + self.waiting * self._apart) + self._apart
+        self._promised = min(self._promised, now + LONGEST)
+        seconds = (self._promised - now) * (1 + JITTER * self._chance())
+        message = "Too many clients are coming at once; come back after retry_after seconds."
+        return ChatError("SERVICE_UNAVAILABLE", message, retry_after=round(seconds, 3))
+
+
+def _settle(place: asyncio.Future[bool], admitted: bool) -> bool:
+    """Tells who waits. False when nobody does any more."""
+    if place.done():
+        return False
+    place.set_result(admitted)
+    return True
