@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from protocol.codec import ClientFrame
-from protocol.events import Event
+import msgspec
+
+from protocol.codec import ClientFrame, ServerFrame
+from protocol.events import CONTROL, DURABLE, EPHEMERAL, Event
+
+_KNOWN: dict[str, type[Event]] = {**DURABLE, **EPHEMERAL, **CONTROL}
 
 
 class ClientClosed(Exception):
@@ -35,6 +39,12 @@ class ClientEvent:
     data: Any
     chatroom_id: UUID | None = None
     seq: int | None = None
+
+
+def typed(frame: ServerFrame) -> Any:
+    """The struct of a frame's data; a plain dict for an event that this client does not know."""
+    known = _KNOWN.get(frame.event)
+    return frame.data if known is None else msgspec.convert(frame.data, known)
 
 
 # --- events that the client itself makes: what it knows without having been sent an event ---------
@@ -91,6 +101,27 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectNext:
+    """Open another connection beside the one there is, then call `next.connected`, or `next.disconnected`."""
+
+
+@dataclass(frozen=True, slots=True)
+class DropNext:
+    """Cut that other connection: nothing can come of it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """The other connection is now the one there is.
+
+    Of the former nothing more is read, and nothing is written to it. Cut it, without a
+    goodbye, when a session is open again or the new connection has ended.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class FetchToken:
     """Get a fresh access token, then call `authorize` with it."""
 
@@ -137,4 +168,4 @@ class End:
     error: ClientClosed
 
 
-Effect = Connect | Drop | FetchToken | Send | Opened | Deliver | Answer | Refuse | End
+Effect = Connect | Drop | ConnectNext | DropNext | Switch | FetchToken | Send | Opened | Deliver | Answer | Refuse | End

@@ -8,25 +8,27 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
-import msgspec
-
 from gateway.client_effects import (
     Answer,
     ClientClosed,
     Connect,
+    ConnectNext,
     Deliver,
     Drop,
+    DropNext,
     Effect,
     End,
     FetchToken,
     Opened,
     Refuse,
     Send,
+    Switch,
 )
 from gateway.client_inbox import Inbox
-from gateway.client_lines import ABNORMAL, Line, LineClosed
+from gateway.client_lines import ABNORMAL, Line
 from gateway.client_state import ClientState
-from protocol.codec import ClientFrame, Codec
+from gateway.client_talk import Talk
+from protocol.codec import Codec, ServerFrame
 from protocol.commands import Command
 from protocol.errors import ChatError, CloseCode
 from protocol.events import Event
@@ -37,14 +39,11 @@ Token = str | Callable[[], str | Awaitable[str]]
 FRAME_OVERHEAD = 256
 """Bytes that the envelope of a command takes at most, beside its data."""
 
-SENT_AT_ONCE = 64
-"""Commands that go out in one write at most."""
-
 logger = logging.getLogger("parley.client")
 
 
 class ClientIO:
-    """Runs one ClientState: one task reads, one writes, one timer ticks."""
+    """Runs one ClientState: a Talk for each connection, of which there may be two for a moment, and one timer."""
 
     def __init__(self, name: str, open_line: Callable[[], Awaitable[Line]], token: Token | None, codec: Codec) -> None:
         self._loop = asyncio.get_running_loop()
@@ -54,22 +53,21 @@ class ClientIO:
         self._open_line = open_line
         self._token = token
         self._codec = codec
-        self._line: Line | None = None
-        self._outgoing: asyncio.Queue[ClientFrame[Command]] = asyncio.Queue()
+        self._talk: Talk | None = None
+        self._next: Talk | None = None
+        self._former: Talk | None = None
+        self._talks: set[Talk] = set()
         self._answers: dict[str, asyncio.Future[Event | None]] = {}
         self._opened: asyncio.Future[None] = self._loop.create_future()
-        self._connect = asyncio.Event()
         self._may_read = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._fetching: asyncio.Task[None] | None = None
-        self._running: asyncio.Task[None] | None = None
         self._closed: ClientClosed | None = None
 
     # --- for the user --------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Waits for the first session. Raises ClientClosed if the server does not want this client."""
-        self._running = asyncio.create_task(self._run())
         self._arm()
         await asyncio.shield(self._opened)
 
@@ -100,11 +98,15 @@ class ClientIO:
 
     async def close(self) -> None:
         """Ends the client; calls that still wait raise ClientClosed."""
-        tasks = [task for task in (self._running, self._fetching) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while tasks := self._tasks():  # a timer may begin another meanwhile
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         self._do(self.state.end(1000, "closed by the user"))
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        tasks = (self._fetching, *(talk.task for talk in self._talks))
+        return [task for task in tasks if task is not None and not task.done()]
 
     # --- the state's wishes --------------------------------------------------------------------
 
@@ -118,7 +120,8 @@ class ClientIO:
             case Deliver(event):
                 self.inbox.put(event)
             case Send(frame):
-                self._outgoing.put_nowait(frame)
+                if self._talk is not None:
+                    self._talk.send(frame)
             case Answer(id, result):
                 self._settle(id, result)
             case Refuse(id, error):
@@ -128,17 +131,31 @@ class ClientIO:
 
     def _do_rarely(self, effect: Effect) -> None:
         match effect:
-            case Connect():
-                self._connect.set()
             case FetchToken() if self._fetching is None:
                 self._fetching = asyncio.create_task(self._fetch_token())
-            case Opened() if not self._opened.done():
-                self._opened.set_result(None)
-            case Drop(reason):
-                logger.warning("%s: %s; connecting again", self._name, reason)
-                self._cut()
+            case Opened():
+                self._retire()
+                if not self._opened.done():
+                    self._opened.set_result(None)
             case End(error):
                 self._end(error)
+            case _:
+                self._connect_or_drop(effect)
+
+    def _connect_or_drop(self, effect: Effect) -> None:
+        match effect:
+            case Connect():
+                self._talk = self._begin()
+            case ConnectNext():
+                self._next = self._begin()
+            case Switch():
+                self._switch()
+            case Drop(reason) if self._talk is not None:
+                logger.warning("%s: %s; connecting again", self._name, reason)
+                self._talk.abort()
+            case DropNext(reason) if self._next is not None:
+                logger.info("%s: the second connection is dropped: %s", self._name, reason)
+                self._next.abort()
 
     def _settle(self, id: str, outcome: Event | Exception | None) -> None:
         answer = self._answers.get(id)
@@ -157,11 +174,8 @@ class ClientIO:
         if not self._opened.done():
             self._opened.set_exception(error)
             self._opened.exception()  # nobody may be waiting any more
-        self._cut()
-
-    def _cut(self) -> None:
-        if self._line is not None:
-            self._line.abort()
+        for talk in list(self._talks):
+            talk.abort()
 
     # --- time ----------------------------------------------------------------------------------
 
@@ -202,69 +216,70 @@ class ClientIO:
             return self.state.unauthorized(f"no token: {error}")
         return self.state.end(CloseCode.auth_failed, f"no token: {error!r}")
 
-    # --- the connection ------------------------------------------------------------------------
+    # --- the connections -----------------------------------------------------------------------
 
-    async def _run(self) -> None:
+    def _begin(self) -> Talk:
+        talk = Talk(self._open_line, self._codec)
+        talk.task = asyncio.create_task(self._run(talk))
+        self._talks.add(talk)
+        return talk
+
+    async def _run(self, talk: Talk) -> None:
         try:
-            while self.state.phase != "ended":
-                await self._connect.wait()
-                self._connect.clear()
-                code, reason = await self._converse()
-                self._do(self.state.disconnected(code, reason, self._loop.time()))
+            code, reason = await talk.run(self._begun, self._heard)
         except Exception as error:
             logger.exception("the client failed")
             self._do(self.state.end(CloseCode.bad_frame, repr(error)))
-
-    async def _converse(self) -> tuple[int, str]:
-        """One connection from its beginning to its end: how it was closed, and why."""
-        try:
-            line = await self._open_line()
-        except LineClosed as closed:
-            if closed.code == ABNORMAL:
-                logger.warning("%s: %s; trying again", self._name, closed.reason)
-            return closed.code, closed.reason
-        try:
-            return await self._talk(line)
+        else:
+            self._over(talk, code, reason)
         finally:
-            await line.close()
+            self._talks.discard(talk)
 
-    async def _talk(self, line: Line) -> tuple[int, str]:
-        self._line = line
-        self._outgoing = asyncio.Queue()
-        writer = asyncio.create_task(self._write(line, self._outgoing))
-        try:
-            self._do(self.state.connected(self._loop.time()))
-            return await self._read(line)
-        except LineClosed as closed:
-            return closed.code, closed.reason
-        except msgspec.MsgspecError as error:
-            return CloseCode.bad_frame, f"the server sent what this client cannot read: {error}"
-        finally:
-            self._line = None
-            writer.cancel()
+    def _begun(self, talk: Talk) -> None:
+        now = self._loop.time()
+        if talk is self._talk:
+            self._do(self.state.connected(now))
+        elif talk is self._next:
+            self._do(self.state.next.connected(now))
 
-    async def _read(self, line: Line) -> tuple[int, str]:
-        while self.state.phase != "ended":
-            payload = await line.receive()
-            self._do(self.state.receive(self._codec.decode_server(payload), self._loop.time()))
+    async def _heard(self, talk: Talk, frame: ServerFrame) -> bool:
+        """Whether more is wanted. What the former connection says will come again, as missed frames."""
+        now = self._loop.time()
+        if talk is self._talk:
+            self._do(self.state.receive(frame, now))
             if self.inbox.crowded:
-                await self._wait_for_room()
-        return ABNORMAL, ""
+                await self._wait_for_room(talk)
+        elif talk is self._next:
+            self._do(self.state.next.receive(frame, now))
+        return self.state.phase != "ended"
 
-    async def _wait_for_room(self) -> None:
+    def _over(self, talk: Talk, code: int, reason: str) -> None:
+        if not talk.is_open and code == ABNORMAL:
+            logger.warning("%s: %s; trying again", self._name, reason)
+        if talk is self._talk:
+            self._talk = None
+            self._retire()
+            self._do(self.state.disconnected(code, reason, self._loop.time()))
+        elif talk is self._next:
+            self._next = None
+            self._do(self.state.next.disconnected(self._loop.time()))
+
+    async def _wait_for_room(self, talk: Talk) -> None:
         """Leaves the rest to the server's slow-reader limits, unless an answer is awaited: it may be behind events."""
         self.state.pause()
-        while self.inbox.crowded and not self._answers:
+        while talk is self._talk and self.inbox.crowded and not self._answers:
             self._may_read.clear()
             await self._may_read.wait()
-        self.state.unpause(self._loop.time())
+        if talk is self._talk:
+            self.state.unpause(self._loop.time())
 
-    async def _write(self, line: Line, outgoing: asyncio.Queue[ClientFrame[Command]]) -> None:
-        try:
-            while True:
-                frames = [await outgoing.get()]
-                while len(frames) < SENT_AT_ONCE and not outgoing.empty():
-                    frames.append(outgoing.get_nowait())
-                await line.send([self._codec.encode(frame) for frame in frames])
-        except LineClosed:
-            pass  # the reading side notices, too
+    def _switch(self) -> None:
+        self._former, self._talk, self._next = self._talk, self._next, None
+        if self._former is not None:
+            self._former.hush()
+        self.may_read()  # the former may be waiting
+
+    def _retire(self) -> None:
+        if self._former is not None:
+            self._former.abort()
+            self._former = None

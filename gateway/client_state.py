@@ -4,7 +4,8 @@ Its methods return the effects that the shell has to carry out, in order. Times
 are seconds of any clock that does not go back.
 
     away ──Connect──▸ opening ──ready / resumed──▸ live
-      ▴                  │                           │
+      ▴                  │ ▴                         │
+      │                  │ └─ Switch, after migrate ─┤
       └──────── disconnected: wait, come back ───────┘──▸ ended (closed with 4000-4099)
 """
 
@@ -30,13 +31,16 @@ from gateway.client_effects import (
     Opened,
     Refuse,
     Send,
+    Switch,
+    typed,
 )
+from gateway.client_migration import NextConnection
 from gateway.client_rooms import Rooms
 from protocol import commands, events
 from protocol.codec import ClientFrame, ServerFrame
 from protocol.commands import Command
 from protocol.errors import ERRORS, ChatError, CloseCode, advice
-from protocol.events import CONTROL, DURABLE, EPHEMERAL, UNCOUNTED_EVENTS
+from protocol.events import CONTROL, UNCOUNTED_EVENTS
 from protocol.models import ChatroomState, User
 
 HEARTBEAT = 25.0
@@ -56,8 +60,6 @@ STEADY = 1.0
 
 Phase = Literal["away", "opening", "live", "ended"]
 
-_KNOWN: dict[str, type[events.Event]] = {**DURABLE, **EPHEMERAL, **CONTROL}
-
 
 class ClientState:
     """One client from its first connection to its end. `random` returns a number in [0, 1)."""
@@ -67,6 +69,7 @@ class ClientState:
         self.user: User | None = None
         self.session_id: UUID | None = None
         self.max_frame_bytes = 65_536
+        self.next = NextConnection(random)
         self._random = random
         self._rooms = Rooms()
         self._commands = Commands(random)
@@ -112,6 +115,7 @@ class ClientState:
         if self._closing is not None:
             code, reason = self._closing.code, self._closing.reason
             self._closing = None
+        self._effects += self.next.cancel("the first connection has ended")
         what_now = advice(code)
         if not what_now.reconnect:
             return self.end(code, reason)
@@ -127,6 +131,7 @@ class ClientState:
         """The client does not come back, on the server's word or the user's."""
         if self.phase != "ended":
             self.phase, self._connect_at, self._heard_at, self._wants_token = "ended", None, None, False
+            self._effects += self.next.cancel(reason)
             self._effects.append(End(ClientClosed(code, reason)))
         return self._take()
 
@@ -135,7 +140,9 @@ class ClientState:
 
         None for a bot, whose key the handshake has shown.
         """
-        if not self._wants_token:
+        if self.next.hello is not None:
+            self._switch()
+        elif not self._wants_token:
             return self._take()  # it was for a connection that is gone
         self._wants_token = False
         if self.phase == "opening" and self.session_id is not None:
@@ -154,14 +161,23 @@ class ClientState:
         self._wants_token = False
         if self.phase == "opening":
             self._effects.append(Drop(reason))
+        self._effects += self.next.unauthorized(reason)
         return self._take()
+
+    def _switch(self) -> None:
+        """From here on the first connection's frames are not taken: `resumed` counts them among the missed."""
+        self._heard_at = self.next.greeted_at
+        self._greet(self.next.take_over())
+        self._closing = None
+        self.phase = "opening"
+        self._effects.append(Switch())
 
     # --- time ----------------------------------------------------------------------------------
 
     @property
     def deadline(self) -> float | None:
         """When `tick` has something to do."""
-        times = [self._connect_at, self._dead_at()]
+        times = [self._connect_at, self._dead_at(), self.next.deadline]
         if self.phase == "live":
             times += [self._ping_at, self._commands.next_retry()]
         return min((time for time in times if time is not None), default=None)
@@ -181,6 +197,7 @@ class ClientState:
             self._send_all(self._commands.due(now))
             if now >= self._ping_at:
                 self._report(now)
+        self._effects += self.next.tick(now)
         return self._take()
 
     def pause(self) -> None:
@@ -231,7 +248,7 @@ class ClientState:
         if frame.event in ("ack", "error", "synced"):
             self._on_answer(frame, now)
         elif frame.event in CONTROL:
-            self._on_control(_typed(frame), now)
+            self._on_control(typed(frame), now)
         else:
             self._on_event(frame)
         if self.phase == "live":
@@ -244,7 +261,7 @@ class ClientState:
         """Frames of the connection itself. The others of them (`pong`, `authenticated`) ask for nothing."""
         match told:
             case events.Hello():
-                self._heartbeat, self.max_frame_bytes = told.heartbeat_interval, told.max_frame_bytes
+                self._greet(told)
                 self._want_token()
             case events.Ready():
                 self._on_ready(told, now)
@@ -267,9 +284,15 @@ class ClientState:
                 self._report(now)
             case events.Closing():
                 self._closing = told
+            case events.Migrate():
+                self._resume_token = told.resume_token
+                self.next.plan(told, now)
+
+    def _greet(self, hello: events.Hello) -> None:
+        self._heartbeat, self.max_frame_bytes = hello.heartbeat_interval, hello.max_frame_bytes
 
     def _on_event(self, frame: ServerFrame) -> None:
-        data = _typed(frame)
+        data = typed(frame)
         event = ClientEvent(frame.event, data, frame.chatroom_id or getattr(data, "chatroom_id", None), frame.seq)
         if frame.chatroom_id is not None and frame.seq is not None:
             self._deliver(self._rooms.take(frame.chatroom_id, frame.seq, event))
@@ -326,7 +349,7 @@ class ClientState:
     def _on_answer(self, frame: ServerFrame, now: float) -> None:
         pending = self._commands.get(frame.id)
         if frame.event == "error":
-            self._on_error(pending, _typed(frame), now)
+            self._on_error(pending, typed(frame), now)
         elif pending is not None:
             result_type = events.Synced if frame.event == "synced" else RESULTS[type(pending.command)]
             result = None if result_type is None else msgspec.convert(frame.data, result_type)
@@ -369,9 +392,3 @@ class ClientState:
             self._effects.append(Drop(str(error)))
         else:
             self._effects = self.end(CloseCode.auth_failed, str(error))
-
-
-def _typed(frame: ServerFrame) -> Any:
-    """The struct of a frame's data; a plain dict for an event that this client does not know."""
-    known = _KNOWN.get(frame.event)
-    return frame.data if known is None else msgspec.convert(frame.data, known)

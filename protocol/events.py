@@ -197,6 +197,18 @@ class Lagging(Event, frozen=True):
     chatrooms: dict[UUID, int]
 
 
+class Migrate(Event, frozen=True):
+    """The node is stopping: take the session to another, `after_ms` milliseconds from now.
+
+    Until a resume elsewhere is answered this connection goes on as before, for `overlap_ms`
+    beyond that moment at least; then it is closed with `draining`. `resume_token` is the session's.
+    """
+
+    after_ms: int
+    resume_token: str
+    overlap_ms: int
+
+
 class Closing(Event, frozen=True):
     """The server is about to close a connection on TCP, or one under Noise."""
 
@@ -419,6 +431,7 @@ CONTROL: dict[str, type[Event]] = {
     "pong": Pong,
     "ping": Heartbeat,
     "lagging": Lagging,
+    "migrate": Migrate,
     "closing": Closing,
     "token_expiring": TokenExpiring,
     "authenticated": Authenticated,
@@ -426,5 +439,7 @@ CONTROL: dict[str, type[Event]] = {
     "error": Error,
 }
 
-UNCOUNTED_EVENTS = frozenset({"hello", "ready", "resumed", "session_reset", "pong", "ping", "lagging", "closing"})
+UNCOUNTED_EVENTS = frozenset(
+    {"hello", "ready", "resumed", "session_reset", "pong", "ping", "lagging", "migrate", "closing"}
+)
 """Server frames that resume-by-counting leaves out."""

@@ -17,7 +17,7 @@ from tests.e2e.lines import PACKED, TRANSPORTS, Ended, Line, Transport, WebSocke
 from tests.e2e.packing import pack
 from tests.e2e.server import Server
 
-UNCOUNTED = {"hello", "ready", "resumed", "session_reset", "pong", "ping", "lagging", "closing"}
+UNCOUNTED = {"hello", "ready", "resumed", "session_reset", "pong", "ping", "lagging", "migrate", "closing"}
 SIGN_OF_LIFE = "sign of life"
 """The id of the pings that answer the server's own."""
 

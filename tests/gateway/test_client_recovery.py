@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from protocol import commands, events, models
 from protocol.codec import JSON, MSGPACK, Codec, ServerFrame
 from protocol.errors import ChatError
+from tests.gateway.client_actions import ACTIONS, OFTEN
 from tests.gateway.client_shapes import (
     ME,
     NOW,
@@ -356,26 +357,6 @@ def test_a_cut_anywhere_changes_nothing(codec: Codec, cut_at: int) -> None:
     assert world.server.created == ["r"]
     assert [len(answers) for answers in world.answers.values()] == [1, 1, 1, 1]
     assert world.state.chatrooms == {ROOM: listing(ROOM, 7)}
-
-
-ACTIONS: dict[str, Callable[[World, int], object]] = {
-    "say": lambda world, _: world.server.say(ROOM),
-    "lose": lambda world, _: world.server.say(ROOM, lost=True),
-    "join or leave": lambda world, _: world.server.toggle(OTHER),
-    "send": lambda world, number: world.submit(send(f"m{number}")),
-    "create": lambda world, number: world.submit(commands.CreateChatroom(name=f"r{number}")),
-    "answer syncs": lambda world, _: world.server.run_syncs(),
-    "client": lambda world, _: world.step_client(),
-    "server": lambda world, _: world.step_server(),
-    "cut": lambda world, _: world.cut(),
-    "forget": lambda world, _: world.server.forget(),
-    "lag": lambda world, _: world.server.lag(),
-    "drained": lambda world, _: world.server.drained(),
-    "wait": lambda world, _: world.wait(8.0),
-}
-"""What may happen; the number tells one time from another."""
-
-OFTEN = ["say", "client", "client", "client", "client", "server", "server", "wait"]
 
 
 @settings(max_examples=300, deadline=None)
