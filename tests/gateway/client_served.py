@@ -68,7 +68,8 @@ class Served:
                 self._receive(await socket.recv(decode=False))
                 await self.flush()
         except ConnectionClosed:
-            self.model.cut()
+            if self.socket is socket:
+                self.model.cut()
 
     def _receive(self, payload: bytes) -> None:
         token = getattr(self.model.codec.decode(payload).command, "token", None)
