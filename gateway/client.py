@@ -7,7 +7,8 @@
 
 A broken connection is the client's business, not the user's. It reconnects with
 jittered backoff (at once where the server asks for that), resumes or catches up
-by `sync`, and sends again what was not answered. A chatroom's durable events
+by `sync`, and sends again what was not answered. When its node stops and another
+is there, it moves over before the connection breaks. A chatroom's durable events
 come once and in order, without a hole, unless an event says otherwise:
 
 - `history_gap {chatroom_id, from_seq, to_seq}`: too much was missed, fetch history;
