@@ -71,11 +71,12 @@ class Gap(Entry, frozen=True, kw_only=True, tag="gap"):
 
 
 class Reading(Entry, frozen=True, kw_only=True, tag="reading"):
-    """The whole history of a chatroom: its messages as (seq, key), and the seq of its newest event."""
+    """History as the client read it: messages as (seq, key). A `whole` one goes from the first message to `head`."""
 
     room: Room
     messages: list[tuple[int, str]]
     head: int
+    whole: bool = True
 
 
 class SyncVerdict(Entry, frozen=True, kw_only=True, tag="sync"):
