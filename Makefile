@@ -1,6 +1,6 @@
 # `make run` starts Parley, `make test` checks it. Both install what they need into .venv first.
 
-.PHONY: help run test clean
+.PHONY: help run test faults clean
 .DEFAULT_GOAL := help
 
 MADE_FROM = setup.cfg pyproject.toml Makefile
@@ -9,6 +9,7 @@ PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet
 help:
 	@echo "make run     start Parley on http://127.0.0.1:8000 with its data in ./data"
 	@echo "make test    check style, types, imports and behaviour"
+	@echo "make faults  run every fault scenario at its full length, which takes an hour"
 	@echo "make clean   remove what the others made, except ./data"
 
 run: .venv/installed
@@ -19,8 +20,11 @@ test: .venv/installed-for-tests
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	.venv/bin/python -m pytest -q -m alone
-	.venv/bin/python -m pytest -q -m "not alone" -n 2 --dist loadfile
+	.venv/bin/python -m pytest -q -m "alone and not faults"
+	.venv/bin/python -m pytest -q -m "not alone and not faults" -n 2 --dist loadfile
+
+faults: .venv/installed-for-tests
+	.venv/bin/python -m pytest -m "faults or not faults" tests/faults
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

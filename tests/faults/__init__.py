@@ -1,0 +1,1 @@
+"""Scenarios of things that go wrong, against real nodes, judged by the history checker."""
