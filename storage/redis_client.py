@@ -20,8 +20,11 @@ CONNECT_SECONDS = 1.0
 ANSWER_SECONDS = 1.0
 """How long an answer may take; longer means that the server is gone without a word."""
 
-AWAY = (RedisError, OSError)
-"""What a call raises when Redis cannot be reached or used. TimeoutError is an OSError."""
+AWAY = (RedisError, OSError, RuntimeError)
+"""What a call raises when Redis cannot be reached or used. TimeoutError is an OSError.
+
+RuntimeError is uvloop's word for a connection that was closed while the driver was about to write.
+"""
 
 
 class RedisUrlError(Exception):

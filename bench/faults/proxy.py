@@ -282,9 +282,9 @@ class Proxy:
             self._server.close()
             self._server = None
 
-    def reset_lines(self) -> int:
-        """Breaks every open line; how many those were."""
-        lines = list(self.lines)
+    def reset_lines(self, share: float = 1.0) -> int:
+        """Breaks every open line, or about such a share of them; how many those were."""
+        lines = [line for line in self.lines if self.dice.random() < share]
         for line in lines:
             line.reset()
         return len(lines)

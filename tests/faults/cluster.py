@@ -200,6 +200,11 @@ class Cluster:
         ]
         return Load(given, self.rooms, rate=rate, seed=self.seed)
 
+    async def spread(self) -> None:
+        """Has clients on every node again: when all are ready, half of the connections break and go round."""
+        await until(lambda: len(self.balancer.ready) < len(self.nodes) and "not every node is ready")
+        self.balancer.reset_lines(0.5)
+
     async def judge(self, load: Load) -> None:
         """Everything was right, and nothing is left behind. A history that was not is kept beside the logs."""
         report = load.judge()

@@ -1,0 +1,61 @@
+"""A node is killed at one exact moment: proxies see the bytes that mark it, and kill before they go on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from bench.faults.proxy import Line, Trigger
+from tests.faults.cluster import Node
+from tests.faults.conftest import MakeCluster
+
+pytestmark = pytest.mark.timeout(240)
+
+COMMITTED = b"COMMIT\x00"
+"""How PostgreSQL says that a COMMIT has been carried out: the tag of CommandComplete (its protocol, 54.7)."""
+PUBLISH = b"PUBLISH\r\n"
+
+Moment = Callable[[Node], Trigger]
+
+
+def _before_the_ack(node: Node) -> Trigger:
+    """PostgreSQL has committed, and its word does not reach the node any more."""
+    assert node.postgres
+    return node.postgres.on("down", COMMITTED, _kill(node))
+
+
+def _before_the_publish(node: Node) -> Trigger:
+    """The node knows of the commit, and the other node never hears of it."""
+    assert node.redis
+    return node.redis.on("up", PUBLISH, _kill(node))
+
+
+def _kill(node: Node) -> Callable[[Line], None]:
+    return lambda _: os.kill(node.server.pid, signal.SIGKILL)
+
+
+LONG = pytest.param(100, marks=[pytest.mark.faults, pytest.mark.timeout(1800)])
+
+
+@pytest.mark.parametrize("rounds", [3, LONG])
+async def test_killed_behind_a_commit(cluster: MakeCluster, rounds: int) -> None:
+    """Killed between COMMIT and ack, and between COMMIT and publish: the message is there once, and all hear it."""
+    made = await cluster(2, postgres=True, redis=True)
+    load = await made.load()
+    await made.note_levels()
+    async with load.running():
+        for turn in range(rounds):
+            node = made.nodes[turn % 2]
+            for moment in (_before_the_ack, _before_the_publish):
+                await load.acked(20)
+                await asyncio.wait_for(moment(node).fired.wait(), 60)
+                assert node.server.process
+                await asyncio.wait_for(node.server.process.wait(), 60)
+                await load.acked(5)
+                await node.server.start()
+                await made.spread()
+    await made.judge(load)
