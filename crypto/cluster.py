@@ -21,7 +21,7 @@ class ClusterKeys:
     """
 
     def __init__(self, master: Sequence[tuple[str, bytes]]) -> None:
-        self._keys = {name.encode(): _derive(key) for name, key in master}
+        self._keys = {name.encode(): derive(key, b"parley cluster") for name, key in master}
         self._current = master[0][0].encode()
 
     def seal(self, plaintext: bytes, bound: bytes) -> bytes:
@@ -39,5 +39,6 @@ class ClusterKeys:
         return unseal(key, data[end : end + NONCE_BYTES], data[end + NONCE_BYTES :], bound)
 
 
-def _derive(master_key: bytes) -> bytes:
-    return HKDF(SHA256(), KEY_BYTES, salt=None, info=b"parley cluster").derive(master_key)
+def derive(master_key: bytes, purpose: bytes) -> bytes:
+    """A key of 32 bytes for one purpose."""
+    return HKDF(SHA256(), KEY_BYTES, salt=None, info=purpose).derive(master_key)

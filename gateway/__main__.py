@@ -7,17 +7,16 @@ import contextlib
 import logging
 import resource
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 from crypto import keyfile
-from crypto.cluster import ClusterKeys
 from crypto.keyfile import Keys
 from crypto.passwords import Passwords
 from crypto.sealing import MasterKeyMissing, MasterKeys
 from crypto.tokens import AccessTokens, RefreshTokens
 from gateway.chat import Chat
+from gateway.cluster import Cluster, join
 from gateway.config import Config, ConfigError
 from gateway.door import Door
 from gateway.drain import drain
@@ -40,13 +39,9 @@ from protocol.errors import ChatError
 from rest.app import make_app
 from rest.server import HttpServer
 from rest.settings import RestSettings
-from storage.bus import LocalBus
 from storage.database import Database, migrate
 from storage.embedded import database_url
 from storage.journal import Journal
-from storage.leases import Leases
-from storage.redis_bus import RedisBus
-from storage.redis_client import AWAY, connect
 from storage.room_keys import RoomKeys, check_master_keys, rewrap
 
 log = logging.getLogger("parley")
@@ -87,36 +82,10 @@ async def _database(config: Config, url: str) -> AsyncIterator[Database]:
             await asyncio.wait_for(database.close(), 5)
 
 
-@contextlib.asynccontextmanager
-async def _joined(config: Config, keys: Keys, metrics: Metrics) -> AsyncIterator[Joined]:
-    """What this node has of the others."""
-    if config.redis_url is None:
-        yield Joined(LocalBus(), None, ())
-        return
-    redis, node_id = connect(config.redis_url), uuid4()
-    bus = RedisBus(redis, ClusterKeys(keys.master), node_id, metrics.bus)
-    leases = Leases(redis, node_id)
-    metrics.watch_bus(lambda: bus.connected, lambda: len(leases.live))
-    try:
-        yield Joined(bus, leases, (bus.run, leases.run))
-        with contextlib.suppress(*AWAY):
-            await leases.leave()
-    finally:
-        await redis.aclose()
-
-
-class Joined(NamedTuple):
-    """The bus to the other nodes, who of them is alive where there can be any, and the jobs that keep that going."""
-
-    bus: LocalBus | RedisBus
-    leases: Leases | None
-    jobs: tuple[Callable[[], Awaitable[None]], ...]
-
-
 async def _run(config: Config, database: Database, keys: Keys, master: MasterKeys, tls: Tls | None) -> None:
     metrics = Metrics()
-    async with _joined(config, keys, metrics) as joined:
-        await _run_node(config, database, keys, master, tls, metrics, joined)
+    async with join(config, keys, metrics) as cluster:
+        await _run_node(config, database, keys, master, tls, metrics, cluster)
 
 
 async def _run_node(
@@ -126,19 +95,18 @@ async def _run_node(
     master: MasterKeys,
     tls: Tls | None,
     metrics: Metrics,
-    joined: Joined,
+    cluster: Cluster,
 ) -> None:
-    wheel, bus = Wheel(), joined.bus
-    hub = Hub(metrics)
+    wheel = Wheel()
+    hub = Hub(metrics, cluster.fence)
     presence = Presence(hub, wheel, config.presence_grace)
     room_keys = RoomKeys(database, master)
-    repair = Repair(hub, bus, database, room_keys)
-    nodes = Nodes(hub, bus, database)
-    _connect_hub(hub, bus, repair)
+    repair = Repair(hub, cluster.bus, database, room_keys)
+    nodes = Nodes(hub, cluster.bus, database)
     services = Services(
         config=config,
         database=database,
-        journal=Journal(database, bus.publish, repair.doubt, metrics.committed),
+        journal=Journal(database, cluster.bus.publish, repair.doubt, metrics.committed),
         hub=hub,
         nodes=nodes,
         room_keys=room_keys,
@@ -148,24 +116,18 @@ async def _run_node(
         metrics=metrics,
     )
     chat = Chat(services)
-    door = Door(config, hub, chat, database, wheel, presence, metrics, bus)
+    door = Door(config, hub, chat, database, wheel, presence, metrics, cluster.bus, cluster.tokens, cluster.fence)
+    cluster.connect(hub, door, repair, database, room_keys)
     metrics.watch_sessions(lambda: len(hub.links), lambda: len(hub.sessions) - len(hub.links))
-    jobs = (metrics.watch_loop, repair.sweep_forever, nodes.read_control_forever, *joined.jobs)
+    jobs = (metrics.watch_loop, repair.sweep_forever, nodes.read_control_forever, *cluster.jobs)
     housekeeping = Housekeeping(jobs, services)
-    reload = _Reload(services, bus, tls)
+    reload = _Reload(services, cluster, tls)
     async with _listening(config, tls, door, chat, metrics, keys) as listening, housekeeping:
         _announce(config, listening)
         await _until_told_to_stop(reload)
         await drain(services, chat, listening.servers, config.drain)
     wheel.stop()
     services.passwords.close()
-
-
-def _connect_hub(hub: Hub, bus: LocalBus | RedisBus, repair: Repair) -> None:
-    bus.listen(hub.deliver)
-    if isinstance(bus, RedisBus):
-        hub.on_room, hub.on_empty, hub.on_welcome = bus.hear, bus.unhear, repair.fill_soon
-        bus.on_restored(repair.sweep_soon)
 
 
 class Listening(NamedTuple):
@@ -282,9 +244,9 @@ async def _until_told_to_stop(reload: _Reload) -> None:
 class _Reload:
     """SIGHUP: takes rotated keys and certificates without a restart, and wraps all room keys under the newest key."""
 
-    def __init__(self, services: Services, bus: LocalBus | RedisBus, tls: Tls | None) -> None:
+    def __init__(self, services: Services, cluster: Cluster, tls: Tls | None) -> None:
         self._services = services
-        self._bus = bus
+        self._cluster = cluster
         self._tls = tls
         self._task: asyncio.Task[None] | None = None
 
@@ -312,8 +274,7 @@ class _Reload:
                 await check_master_keys(conn, master)
                 self._services.access_tokens.replace(keys.jwt_pems)
                 self._services.room_keys.replace(master)
-                if isinstance(self._bus, RedisBus):
-                    self._bus.replace(ClusterKeys(keys.master))
+                self._cluster.replace(keys)
                 rewrapped = await rewrap(conn, master)
         except (ConfigError, keyfile.SecretError, MasterKeyMissing, ChatError):
             log.exception("the keys could not be reloaded; the old ones stay")

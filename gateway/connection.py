@@ -18,8 +18,10 @@ from typing import Any
 from msgspec import Struct
 
 from gateway.actor import Actor
+from gateway.arrivals import Reset
 from gateway.deadlines import REASONS, Deadlines, Due
-from gateway.door import Door, Reset
+from gateway.door import Door
+from gateway.handover import Superseded
 from gateway.inbox import Inbox
 from gateway.limits import Bucket
 from gateway.link import Socket
@@ -113,7 +115,7 @@ class Connection:
             request = error.with_traceback(None)  # which would keep the payload for as long as it waits
         if self._session is None and not self._may_come_early():
             return
-        if self._inbox is None and self._at_once(request):
+        if self._inbox is None and self._door.fence.clear and self._at_once(request):
             return
         self._put(request)
 
@@ -235,6 +237,11 @@ class Connection:
             self._link.resume_reading()
 
     async def _take(self, request: Request | BadFrame) -> None:
+        await self._door.fence.passed()
+        if not self._closing:
+            await self._take_now(request)
+
+    async def _take_now(self, request: Request | BadFrame) -> None:
         if isinstance(request, BadFrame):
             self._take_bad(request)
         elif isinstance(request.command, Authenticate | Resume):
@@ -268,6 +275,7 @@ class Connection:
 
     async def _command(self, session: Session, request: Request) -> None:
         command = request.command
+        session.pending += 1
         try:
             if isinstance(command, SendMessage):
                 assert self._actor is not None
@@ -278,16 +286,20 @@ class Connection:
         except ChatError as error:
             self._answer_error(session, request.id, error)
             return
+        finally:
+            session.pending -= 1
         self._answer(session, request.id, answer)
 
     def _begin_send(self, session: Session, id: str | None, command: SendMessage) -> None:
         def settle(outcome: Any) -> None:
+            session.pending -= 1
             if isinstance(outcome, ChatError):
                 self._answer_error(session, id, outcome)
             else:
                 self._answer(session, id, outcome)
 
         assert self._actor is not None
+        session.pending += 1
         self._door.chat.begin(self._actor, command, settle)
 
     def _take_bad(self, error: BadFrame) -> None:
@@ -420,6 +432,9 @@ class Connection:
             proven = command.token or self._peer_key
             actor = await self._identify(command.token) if proven else None
             resumed = await self._door.resume(command, actor, self._link, self._wire)
+        except Superseded:
+            self.close(CloseCode.replaced, "another connection resumed this session")
+            return
         except ChatError as error:
             self._fail_opening(id, error)
             return

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hmac
-import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
+from crypto.resume_tokens import ResumeTokens
 from gateway.actor import Actor
 from gateway.admission import Admission
+from gateway.arrivals import Arrivals, Reset
 from gateway.chat import Chat
 from gateway.config import Config
+from gateway.fence import Fence
+from gateway.handover import Superseded
 from gateway.hub import Hub
 from gateway.link import Link
 from gateway.metrics import Metrics
@@ -33,14 +35,6 @@ from storage.bus import Bus
 from storage.database import Connection, Database
 
 
-@dataclass(frozen=True, slots=True)
-class Reset:
-    """Why a session can't be resumed, and the commands it had taken, if that is still known."""
-
-    reason: str
-    handled: int | None = None
-
-
 class Door:
     """Sessions come and go through here."""
 
@@ -54,8 +48,13 @@ class Door:
         presence: Presence,
         metrics: Metrics,
         bus: Bus,
+        tokens: ResumeTokens,
+        fence: Fence,
     ) -> None:
+        self.fence = fence
         self._bus = bus
+        self._tokens = tokens
+        self._arrivals: Arrivals | None = None
         self.config = config
         self.hub = hub
         self.chat = chat
@@ -67,12 +66,16 @@ class Door:
         self.admission = Admission(config.limit_openings, config.auth_deadline / 2)
         metrics.watch_openings(lambda: self.admission.working, lambda: self.admission.waiting)
         self._database = database
-        self._limits = SessionLimits(
+        self.limits = SessionLimits(
             ephemeral=config.limit_outbox_ephemeral,
             outbox=config.limit_outbox,
             replay_frames=config.limit_replay_frames,
             replay_bytes=config.limit_replay_bytes,
         )
+
+    def take_from(self, arrivals: Arrivals) -> None:
+        """There are other nodes: sessions of theirs can be resumed here."""
+        self._arrivals = arrivals
 
     # --- strangers: connections that have not said who they are ----------------------------------
 
@@ -94,14 +97,15 @@ class Door:
     async def open(self, actor: Actor, link: Link, wire: Wire) -> tuple[Session, tuple[ChatroomState, ...]]:
         """A new session, its rooms held until `admit`. Raises ChatError CONNECTION_LIMIT_EXCEEDED and others."""
         self._make_place(actor.user.id)
+        session_id = uuid7()
         session = Session(
-            uuid7(),
-            secrets.token_urlsafe(32),
+            session_id,
+            self._tokens.issue(session_id),
             actor.user,
             actor.sign_in_id,
             actor.token_expires_at,
             wire,
-            self._limits,
+            self.limits,
             actor.scopes,
         )
         self.hub.add(session, link)
@@ -161,10 +165,11 @@ class Door:
         """Takes up a cut session: it, and how many frames are on their way again. `actor` is that of a new token.
 
         A wrong secret, somebody else's session and one that never was all look the same.
+        Raises Superseded when somebody else resumes it meanwhile, on another node.
         """
-        session = self.hub.sessions.get(command.session_id)
-        if session is None or not self._may_resume(session, command, actor):
-            return Reset("unknown_session")
+        session = await self._find(command, actor, wire)
+        if isinstance(session, Reset):
+            return session
         if session.opening:
             return Reset("not_ready")
         if session.wire is not wire:
@@ -172,6 +177,8 @@ class Door:
         before = set(session.rooms)
         memberships = await self._recheck(session, actor)
         memberships |= session.rooms.keys() - before  # joined while we asked
+        if session.moved:
+            raise Superseded
         if self.hub.sessions.get(session.id) is not session:
             return Reset("unknown_session")
         missed = session.resume(command.received, memberships)
@@ -183,6 +190,19 @@ class Door:
         session.outbox.extend(missed)
         session.queued = sum(len(chunk.data) for chunk in missed)
         return session, sum(len(chunk.ends) for chunk in missed)
+
+    async def _find(self, command: Resume, actor: Actor | None, wire: Wire) -> Session | Reset:
+        session = self.hub.sessions.get(command.session_id)
+        if session is not None and not self._may_resume(session, command, actor):
+            return Reset("unknown_session")
+        if self._arrivals is None:
+            return session or Reset("unknown_session")
+        found = await self._arrivals.find(command, actor, wire)
+        if isinstance(found, Reset):
+            return found
+        if session is None:
+            self._expire(found)  # should the rest of the resume fail, it waits for another
+        return found if self._may_resume(found, command, actor) else Reset("unknown_session")
 
     def _may_resume(self, session: Session, command: Resume, actor: Actor | None) -> bool:
         if not hmac.compare_digest(session.resume_token.encode(), command.resume_token.encode()):
@@ -225,8 +245,10 @@ class Door:
         """A socket broke: the session is kept for a while."""
         if self.hub.detach(session, link):
             self.presence.went(session)
-            expiry = _Expiry(self.hub, session)
-            self.wheel.schedule(expiry, self.wheel.now() + self.config.resume_window)
+            self._expire(session)
+
+    def _expire(self, session: Session) -> None:
+        self.wheel.schedule(_Expiry(self.hub, session), self.wheel.now() + self.config.resume_window)
 
 
 async def _check_sign_in(conn: Connection, sign_in_id: UUID, user_id: UUID) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from itertools import groupby
 from uuid import UUID
 
+from gateway.fence import Fence, Open
 from gateway.link import Link
 from gateway.metrics import Metrics
 from gateway.outboxes import Outboxes
@@ -34,16 +35,16 @@ class Hub:
     `on_empty` when nobody hears it any more, `on_gap` when events are missing, `on_forget` when a session has ended.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, fence: Fence | None = None) -> None:
         self._metrics = metrics
         self.sessions: dict[UUID, Session] = {}
         self.users: dict[UUID, dict[Session, None]] = {}
         self.rooms: dict[UUID, Room] = {}
         self.online: set[UUID] = set()
         self.links: dict[Session, Link] = {}
-        self.outboxes = Outboxes(self.links)
+        self.outboxes = Outboxes(self.links, fence or Open())
         self.on_gap: Callable[[Room], None] = lambda _: None
-        self.on_forget: Callable[[Session], None] = lambda _: None
+        self.on_forget: list[Callable[[Session], None]] = []
         self.on_room: Callable[[UUID], None] = lambda _: None
         self.on_welcome: Callable[[Room], None] = lambda _: None
         self.on_empty: Callable[[UUID], None] = lambda _: None
@@ -52,9 +53,13 @@ class Hub:
 
     def add(self, session: Session, link: Link) -> None:
         """A new session; it hears of rooms it is added to from now on."""
+        self.adopt(session)
+        self.links[session] = link
+
+    def adopt(self, session: Session) -> None:
+        """A session that another node had; it has no socket yet."""
         self.sessions[session.id] = session
         self.users.setdefault(session.user.id, {})[session] = None
-        self.links[session] = link
 
     def attach(self, session: Session, link: Link, wire: Wire) -> None:
         """A socket takes up a cut session; a socket that still had it is closed as replaced."""
@@ -75,7 +80,8 @@ class Hub:
         """Ends a session for good: it can't be resumed."""
         if self.sessions.pop(session.id, None) is None:
             return
-        self.on_forget(session)
+        for callback in self.on_forget:
+            callback(session)
         for room in list(session.rooms.values()):
             self._part(session, room)
         group = self.users.get(session.user.id, {})

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from uuid import UUID
 
+from gateway.fence import Fence
 from gateway.link import Link
 from gateway.session import Session
 from protocol.events import Lagging
@@ -14,8 +15,9 @@ from protocol.events import Lagging
 class Outboxes:
     """Hands what waits in sessions to their sockets. `links` has the socket of each session that has one."""
 
-    def __init__(self, links: dict[Session, Link]) -> None:
+    def __init__(self, links: dict[Session, Link], fence: Fence) -> None:
         self._links = links
+        self._fence = fence
         self._loop = asyncio.get_running_loop()
         self._dirty: list[Session] = []
         self._flush_scheduled = False
@@ -42,6 +44,9 @@ class Outboxes:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
+        if not self._fence.clear:  # some of these sessions may be others' by now
+            self._fence.then(self._flush)
+            return
         self._flush_scheduled = False
         dirty, self._dirty = self._dirty, []
         for session in dirty:
@@ -54,6 +59,9 @@ class Outboxes:
         """The socket takes more: sends what waits, and says what was left out meanwhile."""
         link = self._links.get(session)
         if link is None or link.paused:
+            return
+        if not self._fence.clear:
+            self.mark(session)
             return
         if session.outbox:
             link.write(session.take())

@@ -28,7 +28,7 @@ class Presence:
         self._grace = grace
         self._counting: set[UUID] = set()
         self.due = 0
-        hub.on_forget = self.went
+        hub.on_forget.append(self.went)
 
     def came(self, session: Session) -> None:
         """A session is open: the user is online, if they were not."""

@@ -16,6 +16,7 @@ from uuid import UUID
 from gateway.limits import Bucket
 from gateway.wire import Chunk, Wire
 from protocol.models import Scope, User
+from storage.hints import KeptFrames, SessionState
 
 if TYPE_CHECKING:
     from gateway.room import Room
@@ -42,13 +43,16 @@ class Session:
         "bucket",
         "cuts",
         "dirty",
+        "fence",
         "handled",
         "id",
         "lagging",
         "limits",
+        "moved",
         "open_rooms",
         "opening",
         "outbox",
+        "pending",
         "queued",
         "replay",
         "replay_bytes",
@@ -100,6 +104,12 @@ class Session:
         self.dirty = False
         self.bucket: Bucket | None = None
         self.cuts = 0
+        self.pending = 0
+        """Commands that were taken and have no answer yet."""
+        self.moved = False
+        """Whether another node has it now, and this one must not act for it any more."""
+        self.fence = 0
+        """The number of the claim by which this node has the session; 0 while nobody but its home ever claimed it."""
 
     @property
     def hears(self) -> bool:
@@ -226,6 +236,48 @@ class Session:
             missed.append(chunk.after(skip))
             skip = 0
         return missed
+
+    # --- from node to node -------------------------------------------------------------------
+
+    def state(self) -> SessionState:
+        """All that another node needs to go on with it. The chatrooms are live, so their heads say how far it is."""
+        return SessionState(
+            id=self.id,
+            resume_token=self.resume_token,
+            user=self.user,
+            sign_in_id=self.sign_in_id,
+            token_expires_at=self.token_expires_at,
+            scopes=None if self.scopes is None else tuple(self.scopes),
+            sent=self.sent,
+            handled=self.handled,
+            replay=tuple(KeptFrames(c.data, c.ends, c.chatroom_id, c.seq) for c in self.replay or ()),
+            rooms={room_id: room.head or 0 for room_id, room in self.rooms.items()},
+            open_rooms=tuple(self.open_rooms or ()),
+            lagging=tuple(self.lagging or ()),
+        )
+
+    @classmethod
+    def from_state(cls, state: SessionState, wire: Wire, limits: SessionLimits) -> Session:
+        """The session on its new node: without a socket, and in no chatroom yet."""
+        scopes = None if state.scopes is None else frozenset(state.scopes)
+        session = cls(
+            state.id,
+            state.resume_token,
+            state.user,
+            state.sign_in_id,
+            state.token_expires_at,
+            wire,
+            limits,
+            scopes,
+        )
+        session.attached = False
+        session.sent, session.handled = state.sent, state.handled
+        session.replay = deque(Chunk(k.data, k.ends, k.chatroom_id, k.seq) for k in state.replay) or None
+        session.replay_frames = sum(len(kept.ends) for kept in state.replay)
+        session.replay_bytes = sum(len(kept.data) for kept in state.replay)
+        return session
+
+    # --- sockets come and go -----------------------------------------------------------------
 
     def attach(self, wire: Wire) -> None:
         """A socket is there again."""

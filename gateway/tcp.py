@@ -19,7 +19,7 @@ Payloads = Callable[[bytes], Iterator[bytes]]
 
 def framed_wires() -> dict[str, Wire]:
     """The wires of framed streams, by codec: for TCP, and for what travels in Noise over any transport."""
-    return {name: Wire(codec, frame) for name, codec in CODECS.items()}
+    return {name: Wire(codec, frame, f"tcp.{name}") for name, codec in CODECS.items()}
 
 
 class TcpPump(Pump):

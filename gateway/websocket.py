@@ -41,7 +41,7 @@ _BINARY = bytes((0x80 | Opcode.BINARY,))
 def websocket_wires() -> dict[str, Wire]:
     """The wires of WebSocket without Noise, by subprotocol."""
     framings = {False: _framer(_TEXT), True: binary_frame}
-    return {SUBPROTOCOL + name: Wire(codec, framings[codec.binary]) for name, codec in CODECS.items()}
+    return {SUBPROTOCOL + name: Wire(codec, framings[codec.binary], f"ws.{name}") for name, codec in CODECS.items()}
 
 
 def _framer(first: bytes) -> Callable[[bytes], bytes]:

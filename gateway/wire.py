@@ -33,9 +33,13 @@ class Chunk:
 
 
 class Wire:
-    """A codec and a framing. There is one object per pair, so sessions can be grouped by it."""
+    """A codec and a framing. There is one object per pair, so sessions can be grouped by it.
 
-    def __init__(self, codec: Codec, frame: Callable[[bytes], bytes]) -> None:
+    Wires of the same `name` make the same bytes, on any node.
+    """
+
+    def __init__(self, codec: Codec, frame: Callable[[bytes], bytes], name: str = "") -> None:
+        self.name = name
         self.codec = codec
         self._frame = frame
 

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -39,8 +39,21 @@ MIGRATION_SECONDS = 3_600.0
 RETRY_SECONDS = 1.0
 """What a client is told to wait while the database is away: a restart takes about that long."""
 
+IDLE_SECONDS = 5
+"""How long a transaction may wait for us until the server ends it: a stopped process must not keep others waiting."""
+
 MIGRATION_LOCK = 0x5041_524C_4559
 """The advisory lock under which migrations run: "PARLEY" in ASCII."""
+
+
+class Guard(Protocol):
+    """Whether what was begun may still be committed: it must wait for `passed`, and not if `losses` has changed."""
+
+    losses: int
+
+    async def passed(self) -> None:
+        """Returns when it is known."""
+        ...
 
 
 class DatabaseError(Exception):
@@ -52,6 +65,11 @@ class Database:
 
     def __init__(self, pool: Pool[asyncpg.Record]) -> None:
         self._pool = pool
+        self._guard: Guard | None = None
+
+    def guard(self, guard: Guard) -> None:
+        """From now on, transactions are committed only as far as this allows."""
+        self._guard = guard
 
     @classmethod
     async def open(cls, url: str, pool_size: int) -> Database:
@@ -100,8 +118,13 @@ class Database:
 
         Raises what `acquire` raises. After SERVICE_UNAVAILABLE the commit may have happened or not.
         """
+        losses = self._guard.losses if self._guard else 0
         async with self.acquire() as connection, connection.transaction():
             yield connection
+            if self._guard is not None:
+                await self._guard.passed()
+                if self._guard.losses != losses:
+                    raise ChatError("SERVICE_UNAVAILABLE", retry_after=RETRY_SECONDS)
 
 
 def _unusable(error: BaseException) -> BaseException:
@@ -126,6 +149,7 @@ _AWAY = (
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
 )
 
 
@@ -140,6 +164,7 @@ def _is_away(error: Exception) -> bool:
 
 
 async def _prepare(connection: Connection) -> None:
+    await connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
     await connection.set_type_codec(
         "jsonb",
         schema="pg_catalog",

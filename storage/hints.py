@@ -7,13 +7,14 @@ for one node. They are encoded as MessagePack and sealed (`storage.redis_bus`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from uuid import UUID
 
 import msgspec
 from msgspec import Raw, Struct
 
 from protocol.events import DURABLE, EPHEMERAL, Event
-from protocol.models import User
+from protocol.models import Scope, User
 from storage.events import CommittedEvent
 
 
@@ -75,7 +76,70 @@ class MembersAdded(Hint, frozen=True):
     adds: tuple[UUID, ...]
 
 
-AnyHint = Committed | Ephemeral | SignInEnded | UserChanged | MembersAdded
+# --- for one node ----------------------------------------------------------------------------
+
+
+class KeptFrames(Struct, frozen=True, array_like=True):
+    """Frames that a session keeps for resume, as they went out. `ends` says where each ends."""
+
+    data: bytes
+    ends: tuple[int, ...]
+    chatroom_id: UUID | None
+    seq: int
+
+
+class SessionState(Struct, frozen=True, array_like=True):
+    """A session on its way from one node to another. `rooms` says up to which seq it has each chatroom's events."""
+
+    id: UUID
+    resume_token: str
+    user: User
+    sign_in_id: UUID
+    token_expires_at: datetime | None
+    scopes: tuple[Scope, ...] | None
+    sent: int
+    handled: int
+    replay: tuple[KeptFrames, ...]
+    rooms: dict[UUID, int]
+    open_rooms: tuple[UUID, ...]
+    lagging: tuple[UUID, ...]
+
+
+class SessionAsked(Hint, frozen=True):
+    """Somebody resumes a session of yours here, and `asker` has claimed it under the number `fence`.
+
+    `user_id` and `scopes` are those of a new access token, where the client showed one.
+    """
+
+    asker: UUID
+    session_id: UUID
+    digest: bytes
+    fence: int
+    wire: str
+    user_id: UUID | None
+    scopes: tuple[Scope, ...] | None
+
+
+class SessionGiven(Hint, frozen=True):
+    """Here it is; I have it no more."""
+
+    digest: bytes
+    fence: int
+    state: SessionState
+
+
+class SessionRefused(Hint, frozen=True):
+    """It cannot go on, for this reason. `handled` is given when its count is still known."""
+
+    digest: bytes
+    fence: int
+    reason: str
+    handled: int | None
+
+
+AnyHint = (
+    Committed | Ephemeral | SignInEnded | UserChanged | MembersAdded | SessionAsked | SessionGiven | SessionRefused
+)
 
 encode = msgspec.msgpack.Encoder().encode
 _decoder: msgspec.msgpack.Decoder[AnyHint] = msgspec.msgpack.Decoder(AnyHint)

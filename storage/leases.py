@@ -65,9 +65,9 @@ KEPT = 7 * 86_400.0
 
 
 class Claim(NamedTuple):
-    """What a claim came to: who owned the session before (its home, where nobody had claimed it), and its number."""
+    """Who owns a session, and by which number. A session that nobody has claimed is its home's, by number 0."""
 
-    former: UUID
+    owner: UUID
     fence: int
 
 
@@ -103,10 +103,14 @@ class Leases:
                 log.debug("a beat was not heard")
             await asyncio.sleep(BEAT)
 
-    async def beat(self) -> bool:
-        """Shows that this node lives, and looks which others do. Whether Redis has lost its memory since the last."""
+    async def look(self) -> None:
+        """Shows that this node lives, and looks which others do. Raises AWAY."""
         live = await self._beat_script(keys=[_LEASES], args=[self.node_id.hex, int(LEASE * 1000)])
         self.live = frozenset(UUID(bytes.decode(name)) for name in live) - {self.node_id}
+
+    async def beat(self) -> bool:
+        """`look`, and whether Redis has lost its memory since the last time. Raises AWAY."""
+        await self.look()
         mine = uuid4().hex.encode()
         epoch = mine if await self._redis.set(_EPOCH, mine, nx=True) else await self._redis.get(_EPOCH)
         before, self._epoch = self._epoch, epoch
@@ -122,7 +126,8 @@ class Leases:
     async def claim(self, home: UUID, digest: bytes, owner: UUID | None = None) -> Claim:
         """Makes this node (or `owner`) the owner of the session with this digest of its token.
 
-        A home that claims what nobody else ever claimed leaves no trace. Raises AWAY.
+        Returns the owner before, and the number of the new claim. A home that claims what nobody else ever
+        claimed leaves no trace: number 0. Raises AWAY.
         """
         args: list[Any] = [digest, (owner or self.node_id).hex, home.hex, int(KEPT * 1000)]
         former, fence = await self._claim_script(keys=[_claims(home)], args=args)

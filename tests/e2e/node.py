@@ -9,12 +9,13 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import msgspec
 
 from crypto import keyfile
 from crypto.passwords import Passwords
+from crypto.resume_tokens import ResumeTokens
 from crypto.sealing import MasterKeys
 from crypto.tokens import AccessTokens, RefreshTokens
 from gateway.actor import Actor
@@ -22,6 +23,7 @@ from gateway.chat import Chat
 from gateway.config import Config
 from gateway.connection import Connection as Client
 from gateway.door import Door
+from gateway.fence import Open
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.nodes import Nodes
@@ -97,6 +99,7 @@ class Node:
         keys = keyfile.load_keys(config.key_directory, None, None, None, None, production=False)
         metrics, bus = Metrics(), LocalBus()
         self.config = config
+        tokens = ResumeTokens(uuid4(), keys.master)
         self.write = write
         self.wheel = Wheel()
         self.hub = Hub(metrics)
@@ -118,7 +121,7 @@ class Node:
         )
         self.chat = Chat(self.services)
         presence = Presence(self.hub, self.wheel, config.presence_grace)
-        self.door = Door(config, self.hub, self.chat, read, self.wheel, presence, metrics, bus)
+        self.door = Door(config, self.hub, self.chat, read, self.wheel, presence, metrics, bus, tokens, Open())
         self.wire = Wire(JSON, bytes)
 
     async def user(self, name: str) -> tuple[Actor, str]:

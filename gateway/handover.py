@@ -1,0 +1,251 @@
+"""Sessions go from node to node: a client may resume on any of them.
+
+The resume token names the node that the session began on, its *home*. A node
+where somebody resumes first *claims* the session in Redis, which numbers claims;
+then it asks the former owner, which gives the session away, whole and caught
+up, and forgets it. So there is one copy at any time, and of several nodes that
+ask, the one with the highest number ends up with it. An owner that is dead, or
+silent for ASK_SECONDS, has lost it: the client gets `session_reset`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import time
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+from crypto.resume_tokens import ResumeTokens, digest_of, home_of
+from gateway.hub import Hub
+from gateway.session import Session
+from protocol.errors import CloseCode
+from protocol.models import Scope
+from storage.bus import Bus
+from storage.hints import SessionAsked, SessionGiven, SessionRefused
+from storage.leases import LEASE, Claim, Leases
+from storage.redis_client import AWAY
+
+log = logging.getLogger(__name__)
+
+ASK_SECONDS = 0.5
+"""How long the former owner of a session may take to give it away."""
+GIVE_SECONDS = 0.35
+"""How long it waits for commands under way, whose answers belong to the session."""
+POLL = 0.005
+"""Seconds between two looks at whether they are done."""
+
+Answer = SessionGiven | SessionRefused
+
+
+class Superseded(Exception):
+    """Somebody else has resumed the session since: this one is too late."""
+
+
+class Handover:
+    """Gives sessions away, and asks for those of others."""
+
+    def __init__(self, hub: Hub, bus: Bus, leases: Leases, tokens: ResumeTokens) -> None:
+        self._tokens = tokens
+        self._hub = hub
+        self._bus = bus
+        self._leases = leases
+        self._answers: dict[tuple[bytes, int], asyncio.Future[Answer]] = {}
+        self._arriving: dict[bytes, asyncio.Event] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._over: dict[UUID, list[bytes]] = {}
+        bus.on(SessionAsked, self._take_asked)
+        bus.on(SessionGiven, self._take_answer)
+        bus.on(SessionRefused, self._take_answer)
+        leases.after_beat(self._after_beat)
+
+    # --- resuming here -----------------------------------------------------------------------
+
+    async def claim(self, session_id: UUID, resume_token: str) -> Claim | None:
+        """Makes this node the owner. None when the token is nobody's, and when Redis cannot be asked."""
+        home = self._tokens.home(resume_token, session_id)
+        if home is None:
+            return None
+        try:
+            return await self._leases.claim(home, digest_of(resume_token))
+        except AWAY:
+            return None
+
+    async def give_back(self, resume_token: str, owner: UUID) -> None:
+        """The session cannot go on here, and stays where it is."""
+        with contextlib.suppress(*AWAY):
+            await self._leases.claim(home_of(resume_token), digest_of(resume_token), owner)
+
+    async def ask(self, owner: UUID, asked: SessionAsked) -> Answer | None:
+        """Asks another node for a session. None when it is dead, or says nothing in time."""
+        if not await self._lives(owner):
+            return None
+        key = asked.digest, asked.fence
+        answer = self._answers[key] = asyncio.get_running_loop().create_future()
+        self._bus.tell_node(owner, asked)
+        try:
+            return await asyncio.wait_for(answer, ASK_SECONDS)
+        except TimeoutError:
+            return None
+        finally:
+            del self._answers[key]
+
+    async def _lives(self, node_id: UUID) -> bool:
+        if node_id in self._leases.live:
+            return True
+        with contextlib.suppress(*AWAY):
+            await self._leases.look()  # it may be younger than our last look
+        return node_id in self._leases.live
+
+    @contextlib.asynccontextmanager
+    async def arriving(self, digest: bytes) -> AsyncIterator[None]:
+        """While a session is on its way here, those who want it next wait."""
+        event = self._arriving[digest] = asyncio.Event()
+        try:
+            yield
+        finally:
+            if self._arriving.get(digest) is event:
+                del self._arriving[digest]
+            event.set()
+
+    async def arrived(self, digest: bytes) -> None:
+        """Waits until a session that is on its way here has come or not, for as long as asking may take."""
+        if (event := self._arriving.get(digest)) is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(event.wait(), ASK_SECONDS)
+
+    def _take_answer(self, hint: Answer) -> None:
+        answer = self._answers.get((hint.digest, hint.fence))
+        if answer is not None and not answer.done():
+            answer.set_result(hint)
+
+    # --- giving away -------------------------------------------------------------------------
+
+    def _take_asked(self, hint: SessionAsked) -> None:
+        task = asyncio.create_task(self._give(hint))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _give(self, asked: SessionAsked) -> None:
+        await self.arrived(asked.digest)
+        session = self._hub.sessions.get(asked.session_id)
+        if session is None or not hmac.compare_digest(digest_of(session.resume_token), asked.digest):
+            self._refuse(asked, "unknown_session")
+        elif (reason := _refusal(session, asked)) is not None:
+            self._refuse(asked, reason, session.handled)
+        else:
+            session.fence = asked.fence
+            await self._give_away(session, asked)
+
+    async def _give_away(self, session: Session, asked: SessionAsked) -> None:
+        link = self._hub.links.get(session)
+        if link is not None:
+            link.finish()
+        settled = await self._settled(session)
+        if self._hub.sessions.get(session.id) is not session or session.fence != asked.fence:
+            self._refuse(asked, "superseded")
+            return
+        if settled:
+            self._bus.tell_node(asked.asker, SessionGiven(asked.digest, asked.fence, session.state()))
+        else:
+            self._refuse(asked, "commands_pending", session.handled)
+        self.drop(session)
+
+    async def _settled(self, session: Session) -> bool:
+        """Waits for the answers to commands under way, and for chatrooms whose state is being read."""
+        until = time.monotonic() + GIVE_SECONDS
+        while session.pending or any(session in room.held for room in session.rooms.values()):
+            if time.monotonic() > until:
+                return False
+            await asyncio.sleep(POLL)
+        return True
+
+    def _refuse(self, asked: SessionAsked, reason: str, handled: int | None = None) -> None:
+        self._bus.tell_node(asked.asker, SessionRefused(asked.digest, asked.fence, reason, handled))
+
+    def drop(self, session: Session) -> None:
+        """Another node has the session now: nothing more is written to its socket from here."""
+        session.moved = True
+        session.take()
+        self._hub.close(session, CloseCode.replaced, "another connection resumed this session")
+
+    # --- what others have claimed ------------------------------------------------------------
+
+    def forgotten(self, session: Session) -> None:
+        """A session has ended. Nobody will ask whose it is, unless it has moved."""
+        if session.fence and not session.moved:
+            self._over.setdefault(home_of(session.resume_token), []).append(digest_of(session.resume_token))
+
+    async def drop_claimed(self) -> bool:
+        """Drops sessions that other nodes have claimed without our hearing of it; whether any. Raises AWAY."""
+        sessions = self._hub.sessions.values()
+        homes = {self._leases.node_id, *(home_of(s.resume_token) for s in sessions if s.fence)}
+        claims: dict[bytes, Claim] = {}
+        for home in homes:
+            claims.update(await self._leases.claims_of(home) or {})
+        lost = [s for s in sessions if self._is_lost(s, claims)] if claims else []
+        for session in lost:
+            self.drop(session)
+        return bool(lost)
+
+    def _is_lost(self, session: Session, claims: dict[bytes, Claim]) -> bool:
+        claim = claims.get(digest_of(session.resume_token))
+        return claim is not None and claim.owner != self._leases.node_id and claim.fence > session.fence
+
+    async def find_out(self, pause: float) -> bool:
+        """After a pause of so many seconds: drops what was lost meanwhile, and says whether anything was.
+
+        If Redis does not say, a short pause is taken to have cost nothing, since others could not ask it either; after
+        one longer than a lease, all sessions are given up.
+        """
+        try:
+            async with asyncio.timeout(LEASE / 2):
+                return await self.drop_claimed()
+        except AWAY:
+            return pause > LEASE and self._drop_all()
+
+    def _drop_all(self) -> bool:
+        sessions = list(self._hub.sessions.values())
+        for session in sessions:
+            session.take()
+            self._hub.close(session, CloseCode.session_reset, "the server was paused")
+        return bool(sessions)
+
+    def _after_beat(self, lost_all: bool) -> None:
+        task = asyncio.create_task(self._keep_claims(lost_all))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _keep_claims(self, lost_all: bool) -> None:
+        with contextlib.suppress(*AWAY):
+            if lost_all:
+                await self._restore()
+            await self.drop_claimed()
+            over, self._over = self._over, {}
+            for home, digests in over.items():
+                await self._leases.give_up(home, digests)
+
+    async def _restore(self) -> None:
+        for session in list(self._hub.sessions.values()):
+            if session.fence:
+                token = session.resume_token
+                await self._leases.restore(home_of(token), digest_of(token), session.fence)
+
+
+def _refusal(session: Session, asked: SessionAsked) -> str | None:
+    if session.fence >= asked.fence:
+        return "superseded"
+    if not may_go_on(session, asked.user_id, asked.scopes):
+        return "unknown_session"
+    if session.opening:
+        return "not_ready"
+    return None if session.wire.name == asked.wire else "other_protocol"
+
+
+def may_go_on(session: Session, user_id: UUID | None, scopes: tuple[Scope, ...] | None) -> bool:
+    """Whether a session can go on as this user's, with these scopes; None is nobody else's."""
+    if user_id is None:
+        return True
+    return user_id == session.user.id and (None if scopes is None else frozenset(scopes)) == session.scopes
