@@ -94,7 +94,7 @@ def test_every_variable_is_one_setting() -> None:
     variables = [field.metadata["env"] for field in fields(Config)]
     assert len(set(variables)) == len(variables)
     secret = {field.name for field in fields(Config) if field.metadata["secret"]}
-    assert secret == {"database_url", "master_keys", "jwt_keys", "refresh_secret", "noise_key"}
+    assert secret == {"database_url", "redis_url", "master_keys", "jwt_keys", "refresh_secret", "noise_key"}
 
 
 def test_table_has_every_setting() -> None:
