@@ -10,7 +10,7 @@ from typing import Any, cast
 from msgspec import Struct
 
 from crypto import bot_keys
-from gateway.actions import accounts, bots, keys, live, members, messages, rooms
+from gateway.actions import accounts, bots, keys, live, members, messages, moderation, rooms
 from gateway.actor import Actor
 from gateway.services import Services
 from protocol import commands
@@ -46,6 +46,11 @@ ACTIONS: dict[type[Command], Action] = {
     commands.AddMembers: members.add_members,
     commands.UpdateMember: members.update_member,
     commands.RemoveMember: members.remove_member,
+    commands.MuteMember: moderation.mute_member,
+    commands.UnmuteMember: moderation.unmute_member,
+    commands.BanMember: moderation.ban_member,
+    commands.UnbanMember: moderation.unban_member,
+    commands.ListBans: moderation.list_bans,
     commands.LeaveMembership: members.leave_membership,
     commands.PutDeviceKey: keys.put_device_key,
     commands.ListDeviceKeys: keys.list_device_keys,

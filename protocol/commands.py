@@ -39,6 +39,8 @@ Cursor = Annotated[str, Meta(min_length=1, max_length=64, description="a seq, a 
 MemberLimit = Annotated[int, Meta(ge=2, le=100_000)]
 Threshold = Annotated[int, Meta(ge=1, le=100_000)]
 UserIds = Annotated[list[UUID], Meta(max_length=500)]
+MuteSeconds = Annotated[int, Meta(ge=1, le=31_536_000)]
+"""A year at most; who should be silent for longer is muted without an end."""
 Scopes = Annotated[list[Scope], Meta(min_length=1, max_length=3)]
 
 
@@ -210,6 +212,44 @@ class RemoveMember(Command, frozen=True):
 
     chatroom_id: UUID
     user_id: UUID
+
+
+class MuteMember(Command, frozen=True):
+    """Takes a member's right to write, for `duration_seconds` from now; null means until `unmute_member`."""
+
+    chatroom_id: UUID
+    user_id: UUID
+    duration_seconds: MuteSeconds | None
+
+
+class UnmuteMember(Command, frozen=True):
+    """Gives a member the right to write again."""
+
+    chatroom_id: UUID
+    user_id: UUID
+
+
+class BanMember(Command, frozen=True):
+    """Removes a user, whether a member or not, who cannot be added again until `unban_member`."""
+
+    chatroom_id: UUID
+    user_id: UUID
+    reason: Description | None = None
+
+
+class UnbanMember(Command, frozen=True):
+    """Ends a ban: the user can be added again."""
+
+    chatroom_id: UUID
+    user_id: UUID
+
+
+class ListBans(Command, frozen=True):
+    """Reads who is banned from a chatroom, the newest ban first."""
+
+    chatroom_id: UUID
+    page: PageNumber = 1
+    limit: PageLimit = 20
 
 
 class LeaveMembership(Command, frozen=True):
@@ -389,6 +429,11 @@ SOCKET_COMMANDS: dict[str, type[Command]] = {
     "add_members": AddMembers,
     "update_member": UpdateMember,
     "remove_member": RemoveMember,
+    "mute_member": MuteMember,
+    "unmute_member": UnmuteMember,
+    "ban_member": BanMember,
+    "unban_member": UnbanMember,
+    "list_bans": ListBans,
     "leave_membership": LeaveMembership,
     "put_device_key": PutDeviceKey,
     "list_device_keys": ListDeviceKeys,

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from protocol.models import (
     Account,
+    Ban,
     Bot,
     Chatroom,
     ChatroomState,
@@ -89,6 +90,15 @@ class MemberUpdated(Event, frozen=True):
     chatroom_id: UUID
     user_id: UUID
     role: Role
+
+
+class MemberMuted(Event, frozen=True):
+    """A member may not write until `muted_until`, or may again, where that is null."""
+
+    chatroom_id: UUID
+    user_id: UUID
+    muted_until: datetime | None
+    muted_by: UUID
 
 
 class KeyRotationNeeded(Event, frozen=True):
@@ -309,8 +319,15 @@ class MembersAdded(Event, frozen=True):
     seq: int
 
 
+class BansListed(Event, frozen=True):
+    """A page of those who are banned from a chatroom."""
+
+    bans: tuple[Ban, ...]
+    pagination: Pagination
+
+
 class Done(Event, frozen=True):
-    """The change is on disk as event `seq` of the chatroom; zero where nothing had to change."""
+    """The change is on disk as event `seq` of the chatroom; zero where there was nothing to tell its members."""
 
     chatroom_id: UUID
     seq: int = 0
@@ -412,6 +429,7 @@ DURABLE: dict[str, type[Event]] = {
     "user_joined": UserJoined,
     "user_left": UserLeft,
     "member_updated": MemberUpdated,
+    "member_muted": MemberMuted,
     "key_rotation_needed": KeyRotationNeeded,
 }
 

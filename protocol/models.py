@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -14,6 +14,9 @@ MessageType = Literal["text", "image", "file", "system"]
 RotationReason = Literal["user_left", "user_removed", "device_deleted", "device_replaced"]
 Verdict = Literal["complete", "too_long", "not_member"]
 Scope = Literal["read", "write", "manage"]
+
+FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
+"""`muted_until` of a member who is muted until somebody unmutes them."""
 
 NO_NUL = r"^[^\x00]*$"
 """PostgreSQL's text holds every character but this one."""
@@ -114,7 +117,7 @@ class Message(Struct, frozen=True, kw_only=True):
 
 
 class Member(Struct, frozen=True, kw_only=True):
-    """One member of a chatroom."""
+    """One member of a chatroom, who may not write before `muted_until`."""
 
     user_id: UUID
     username: str
@@ -126,6 +129,19 @@ class Member(Struct, frozen=True, kw_only=True):
     last_read_at: datetime | None
     is_online: bool = False
     is_bot: bool = False
+    muted_until: datetime | None = None
+
+
+class Ban(Struct, frozen=True, kw_only=True):
+    """A user who may not be a member of a chatroom, and who of its moderators said so."""
+
+    user_id: UUID
+    username: str
+    display_name: str
+    avatar_url: str | None
+    banned_by: UUID
+    reason: str | None
+    created_at: datetime
 
 
 class Chatroom(Struct, frozen=True, kw_only=True):

@@ -44,11 +44,12 @@ class RoomRow:
 
 
 class Facts(Struct):
-    """What the rules of a send may look at; read in the transaction that writes."""
+    """What the rules of a send may look at; read in the transaction that writes. `now` is the database's."""
 
     room: RoomRow | None
     sender: User | None
     role: Role | None
+    muted_until: datetime | None
     duplicate: StoredMessage | None
     reply_exists: bool
     seq: int
@@ -119,7 +120,7 @@ async def _lock(conn: Connection, chatroom_ids: Sequence[UUID]) -> dict[UUID, Ro
 
 
 _FACTS = """
-SELECT m.role, u.username, u.display_name, u.avatar_url,
+SELECT m.role, m.muted_until, statement_timestamp() AS now, u.username, u.display_name, u.avatar_url,
        k.reply_to IS NULL OR EXISTS (
            SELECT 1 FROM messages r WHERE r.chatroom_id = k.chatroom_id AND r.id = k.reply_to) AS reply_exists,
        d.chatroom_id, d.seq, d.id, d.sender_id, d.client_id, d.message_type, d.reply_to, d.key_version,
@@ -155,7 +156,7 @@ async def fly_change(conn: Connection, chatroom_id: UUID, change: Change, heads:
 async def fly_sends(conn: Connection, sends: list[Send], heads: dict[UUID, int]) -> list[Decision | Exception]:
     """The outcome of each send, in order. Fills `heads` with the seq before, where something is written."""
     rooms = await _lock(conn, list({send.chatroom_id for send in sends}))
-    outcomes = _decide(sends, rooms, await _read_facts(conn, sends), _now())
+    outcomes = _decide(sends, rooms, await _read_facts(conn, sends))
     messages = [o.message for o in outcomes if isinstance(o, Decision) and o.message is not None]
     if messages:
         await _write_messages(conn, messages)
@@ -163,16 +164,14 @@ async def fly_sends(conn: Connection, sends: list[Send], heads: dict[UUID, int])
     return outcomes
 
 
-def _decide(
-    sends: list[Send], rooms: dict[UUID, RoomRow], rows: list[Any], now: datetime
-) -> list[Decision | Exception]:
+def _decide(sends: list[Send], rooms: dict[UUID, RoomRow], rows: list[Any]) -> list[Decision | Exception]:
     """Applies each send's rules in order, numbering as it goes; a twin in the same flight is a duplicate too."""
     heads = {room.id: room.last_seq for room in rooms.values()}
     written: dict[tuple[UUID, UUID, str], StoredMessage] = {}
     outcomes: list[Decision | Exception] = []
     for send, row in zip(sends, rows, strict=True):
         twin = written.get((send.chatroom_id, send.sender_id, send.client_id)) if send.client_id else None
-        facts = _facts(rooms.get(send.chatroom_id), send, row, twin, heads.get(send.chatroom_id, 0) + 1, now)
+        facts = _facts(rooms.get(send.chatroom_id), send, row, twin, heads.get(send.chatroom_id, 0) + 1)
         try:
             decision = send.decide(facts)
         except Exception as error:
@@ -193,7 +192,7 @@ def _refusal(error: Exception) -> ChatError:
     return ChatError("INTERNAL_ERROR")
 
 
-def _facts(room: RoomRow | None, send: Send, row: Any, twin: StoredMessage | None, seq: int, now: datetime) -> Facts:
+def _facts(room: RoomRow | None, send: Send, row: Any, twin: StoredMessage | None, seq: int) -> Facts:
     sender = None
     if row["role"] is not None:
         sender = User(
@@ -204,7 +203,7 @@ def _facts(room: RoomRow | None, send: Send, row: Any, twin: StoredMessage | Non
         )
     if twin is None and row["id"] is not None:
         twin = stored_message(row)
-    return Facts(room, sender, row["role"], twin, row["reply_exists"], seq, now)
+    return Facts(room, sender, row["role"], row["muted_until"], twin, row["reply_exists"], seq, row["now"])
 
 
 _WRITE_MESSAGES = """

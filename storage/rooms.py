@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from protocol.models import Chatroom, ChatroomState, Member, Role, User
+from protocol.models import FOREVER, Chatroom, ChatroomState, Member, Role, User
 from storage.database import Connection
 
 UNREAD_COUNTED = 1_000
@@ -23,6 +23,13 @@ _NAME = """CASE WHEN c.kind = 'direct' THEN coalesce((
         SELECT u.display_name FROM members o JOIN users u ON u.id = o.user_id
         WHERE o.chatroom_id = c.id AND o.user_id <> m.user_id LIMIT 1), c.name) ELSE c.name END"""
 """A direct chatroom bears the other one's name."""
+
+
+class Voice(NamedTuple):
+    """Until when a member is muted, if ever, and the time it is by the same clock."""
+
+    muted_until: datetime | None
+    now: datetime
 
 
 def chatroom(row: Any) -> Chatroom:
@@ -56,6 +63,7 @@ def member(row: Any) -> Member:
         joined_at=row["joined_at"],
         last_read_seq=row["last_read_seq"],
         last_read_at=row["last_read_at"],
+        muted_until=row["muted_until"],
         is_bot=row["is_bot"],
     )
 
@@ -99,6 +107,16 @@ async def role_of(conn: Connection, chatroom_id: UUID, user_id: UUID) -> Role | 
         "SELECT role FROM members WHERE chatroom_id = $1 AND user_id = $2", chatroom_id, user_id
     )
     return role
+
+
+async def voice_of(conn: Connection, chatroom_id: UUID, user_id: UUID) -> Voice | None:
+    """Whether a member is muted now, or None for someone who is not a member."""
+    row = await conn.fetchrow(
+        """SELECT muted_until, statement_timestamp() AS now FROM members WHERE chatroom_id = $1 AND user_id = $2""",
+        chatroom_id,
+        user_id,
+    )
+    return Voice(row["muted_until"], row["now"]) if row else None
 
 
 async def message_count(conn: Connection, chatroom_id: UUID, user_id: UUID) -> int | None:
@@ -252,9 +270,13 @@ async def _count_members(conn: Connection, chatroom_id: UUID, change: int) -> No
 
 
 async def set_role(conn: Connection, chatroom_id: UUID, user_id: UUID, role: Role) -> None:
-    """Gives a member a role."""
+    """Gives a member a role. An owner, whom nobody could unmute, is not muted any more."""
     await conn.execute(
-        "UPDATE members SET role = $3 WHERE chatroom_id = $1 AND user_id = $2", chatroom_id, user_id, role
+        """UPDATE members SET role = $3, muted_until = CASE WHEN $3 = 'owner' THEN NULL ELSE muted_until END
+           WHERE chatroom_id = $1 AND user_id = $2""",
+        chatroom_id,
+        user_id,
+        role,
     )
 
 
@@ -262,6 +284,30 @@ async def set_owner(conn: Connection, chatroom_id: UUID, user_id: UUID) -> None:
     """Hands the chatroom to a member."""
     await conn.execute("UPDATE chatrooms SET owner_id = $2 WHERE id = $1", chatroom_id, user_id)
     await set_role(conn, chatroom_id, user_id, "owner")
+
+
+async def mute(conn: Connection, chatroom_id: UUID, user_id: UUID, seconds: int | None) -> datetime:
+    """Mutes a member for so many seconds of the database's clock, or without an end. Returns until when."""
+    until: datetime = await conn.fetchval(
+        """UPDATE members SET muted_until = coalesce(statement_timestamp() + make_interval(secs => $3), $4)
+           WHERE chatroom_id = $1 AND user_id = $2 RETURNING muted_until""",
+        chatroom_id,
+        user_id,
+        seconds,
+        FOREVER,
+    )
+    return until
+
+
+async def unmute(conn: Connection, chatroom_id: UUID, user_id: UUID) -> bool:
+    """Ends a member's mute. False when there was none."""
+    ended = await conn.fetchval(
+        """UPDATE members SET muted_until = NULL
+           WHERE chatroom_id = $1 AND user_id = $2 AND muted_until IS NOT NULL RETURNING true""",
+        chatroom_id,
+        user_id,
+    )
+    return bool(ended)
 
 
 async def heir_of(conn: Connection, chatroom_id: UUID, owner_id: UUID) -> UUID | None:
@@ -290,6 +336,7 @@ async def mark_deleted(conn: Connection, chatroom_id: UUID, now: datetime) -> No
     await conn.execute("DELETE FROM direct_chatrooms WHERE chatroom_id = $1", chatroom_id)
     await conn.execute("DELETE FROM chatroom_keys WHERE chatroom_id = $1", chatroom_id)
     await conn.execute("DELETE FROM wrapped_keys WHERE chatroom_id = $1", chatroom_id)
+    await conn.execute("DELETE FROM bans WHERE chatroom_id = $1", chatroom_id)
 
 
 async def advance_read(conn: Connection, chatroom_id: UUID, user_id: UUID, seq: int, now: datetime) -> Any:

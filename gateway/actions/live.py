@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 from uuid import UUID
 
+from gateway.actions.moderation import check_not_muted
 from gateway.actor import Actor
 from gateway.presence import NAMED, online_in
 from gateway.room import Room
@@ -66,21 +67,27 @@ async def leave_chatroom(services: Services, actor: Actor, command: LeaveChatroo
 
 
 async def typing_start(services: Services, actor: Actor, command: TypingStart) -> Done:
-    """Tells the others who have the room open."""
-    return await _typing(services, actor, command.chatroom_id, is_typing=True)
+    """Tells the others who have the room open. Who is muted is not heard."""
+    session = check_session(actor)
+    async with services.database.acquire() as conn:
+        voice = await rooms.voice_of(conn, command.chatroom_id, session.user.id)
+    if voice is None:
+        raise ChatError("CHATROOM_NOT_FOUND")
+    check_not_muted(*voice)
+    return _typing(services, session, command.chatroom_id, is_typing=True)
 
 
 async def typing_stop(services: Services, actor: Actor, command: TypingStop) -> Done:
-    """Tells the others who have the room open."""
-    return await _typing(services, actor, command.chatroom_id, is_typing=False)
-
-
-async def _typing(services: Services, actor: Actor, chatroom_id: UUID, *, is_typing: bool) -> Done:
+    """Tells the others who have the room open, also of one who was muted meanwhile."""
     session = check_session(actor)
+    if not session.hears:
+        await _check_member(services, session, command.chatroom_id)
+    return _typing(services, session, command.chatroom_id, is_typing=False)
+
+
+def _typing(services: Services, session: Session, chatroom_id: UUID, *, is_typing: bool) -> Done:
     if session.hears:
         check_hears(session, chatroom_id)
-    else:
-        await _check_member(services, session, chatroom_id)
     user = session.user
     indicator = TypingIndicator(chatroom_id=chatroom_id, user_id=user.id, username=user.username, is_typing=is_typing)
     services.nodes.tell_openers(chatroom_id, "typing_indicator", indicator, but=user.id)

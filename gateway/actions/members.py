@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -24,7 +25,7 @@ from protocol.commands import AddMembers, LeaveMembership, RemoveMember, UpdateM
 from protocol.errors import ChatError
 from protocol.events import Done, MembersAdded, MemberUpdated, UserJoined, UserLeft
 from protocol.models import Chatroom, Member, Role, RotationReason, User
-from storage import rooms
+from storage import bans, rooms
 from storage.database import Connection
 from storage.events import CommittedEvent
 from storage.flights import Changed, RoomRow
@@ -47,6 +48,12 @@ def check_capacity(room: RoomRow, newcomers: int) -> None:
         raise ChatError("CHATROOM_FULL", details={"max_members": room.max_members})
 
 
+def check_not_banned(banned: Sequence[UUID]) -> None:
+    """Who is banned does not come back until somebody unbans them."""
+    if banned:
+        raise ChatError("MEMBER_BANNED", details={"field": "user_ids", "banned": [str(id) for id in banned]})
+
+
 # --- coming ----------------------------------------------------------------------------------
 
 
@@ -67,6 +74,7 @@ async def add_members(services: Services, actor: Actor, command: AddMembers) -> 
 async def _add(conn: Connection, room: RoomRow, users: dict[UUID, User], now: datetime) -> Changed:
     present = {member.user_id for member in await rooms.members_of(conn, room.id, list(users))}
     newcomers = {user_id: user for user_id, user in users.items() if user_id not in present}
+    check_not_banned(await bans.banned_of(conn, room.id, list(newcomers)))
     check_capacity(room, len(newcomers))
     roles: dict[UUID, Role] = dict.fromkeys(newcomers, "member")
     await rooms.add_members(conn, room.id, roles, now, last_read_seq=room.last_seq)
@@ -136,16 +144,17 @@ async def remove_member(services: Services, actor: Actor, command: RemoveMember)
         room, role = check_member(locked, await rooms.role_of(conn, command.chatroom_id, actor.user.id))
         check_group(room)
         check_may_moderate(role, await rooms.role_of(conn, room.id, command.user_id))
-        await rooms.remove_member(conn, room.id, command.user_id)
-        return await _left(conn, room, command.user_id, actor.user.id, [])
+        return await end_membership(conn, room, command.user_id, removed_by=actor.user.id)
 
     done: Done = await services.journal.change(command.chatroom_id, change)
     return done
 
 
-async def _left(
-    conn: Connection, room: RoomRow, user_id: UUID, removed_by: UUID | None, first: list[CommittedEvent]
+async def end_membership(
+    conn: Connection, room: RoomRow, user_id: UUID, removed_by: UUID | None, first: Sequence[CommittedEvent] = ()
 ) -> Changed:
+    """Takes a member out of a locked chatroom, and the chatroom's key from them; events of `first` come before."""
+    await rooms.remove_member(conn, room.id, user_id)
     data = UserLeft(chatroom_id=room.id, user_id=user_id, removed_by=removed_by)
     place = len(first) + 1
     event = event_after(room, place, "user_left", data, removes=(user_id,))
@@ -161,17 +170,13 @@ async def leave_membership(services: Services, actor: Actor, command: LeaveMembe
         room, role = check_member(locked, await rooms.role_of(conn, command.chatroom_id, actor.user.id))
         check_group(room)
         if role != "owner":
-            return await _leave(conn, room, actor.user.id, [])
+            return await end_membership(conn, room, actor.user.id, removed_by=None)
         heir = await rooms.heir_of(conn, room.id, actor.user.id)
         if heir is None:
             return await delete_now(conn, room, actor.user.id, now)
         await rooms.set_owner(conn, room.id, heir)
-        return await _leave(conn, room, actor.user.id, [_role_event(room, 1, heir, "owner")])
+        first = [_role_event(room, 1, heir, "owner")]
+        return await end_membership(conn, room, actor.user.id, removed_by=None, first=first)
 
     done: Done = await services.journal.change(command.chatroom_id, change)
     return done
-
-
-async def _leave(conn: Connection, room: RoomRow, user_id: UUID, first: list[CommittedEvent]) -> Changed:
-    await rooms.remove_member(conn, room.id, user_id)
-    return await _left(conn, room, user_id, None, first)

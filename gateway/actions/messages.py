@@ -10,6 +10,7 @@ from uuid import UUID
 from msgspec import Struct
 from uuid_utils.compat import uuid7
 
+from gateway.actions.moderation import check_not_muted
 from gateway.actor import Actor
 from gateway.services import Services
 from protocol.commands import FetchMessages, MessageRead, SendMessage
@@ -36,9 +37,10 @@ def check_length(content: Content, limit: int) -> None:
 
 
 def check_may_send(facts: Facts, content: Content) -> None:
-    """Only members write; an encrypted chatroom takes no text; a reply answers a message of the same chatroom."""
+    """Members write who are not muted; an encrypted chatroom takes no text; a reply answers one of its messages."""
     if facts.room is None or facts.role is None:
         raise ChatError("CHATROOM_NOT_FOUND")
+    check_not_muted(facts.muted_until, facts.now)
     if facts.room.encryption_enabled and isinstance(content, str):
         raise ChatError("MESSAGE_ENCRYPTION_FAILED")
     check_key_version(facts.room, content)

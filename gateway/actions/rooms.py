@@ -49,7 +49,7 @@ def check_member(room: RoomRow | None, role: Role | None) -> tuple[RoomRow, Role
     return room, role
 
 
-def check_group(room: RoomRow) -> None:
+def check_group(room: RoomRow | Chatroom) -> None:
     """The two of a direct chatroom are fixed."""
     if room.kind == "direct":
         raise ChatError("CHATROOM_ACCESS_DENIED", "A direct chatroom has no other members and no settings.")

@@ -10,7 +10,7 @@ from uuid import UUID
 from gateway.client import ClientEvent
 from gateway.terminal.text import lines, plain
 from protocol import events
-from protocol.models import ChatroomState, ChatroomSummary, Member, Message, User
+from protocol.models import FOREVER, ChatroomState, ChatroomSummary, Member, Message, User
 
 TYPING_LASTS = 6.0
 """Seconds after which a typist who says nothing more is forgotten."""
@@ -50,6 +50,7 @@ class View:
             "user_joined": self._joined,
             "user_left": self._left,
             "member_updated": self._role,
+            "member_muted": self._muted,
             "chatroom_updated": self._renamed,
             "chatroom_deleted": lambda data: self._gone(data.chatroom_id, "was deleted"),
             "chatroom_lost": lambda data: self._gone(data.chatroom_id, "is no longer yours"),
@@ -174,6 +175,14 @@ class View:
 
     def _role(self, data: events.MemberUpdated) -> list[str]:
         return [f"* {self.person(data.user_id)} is now {data.role} of {self.room(data.chatroom_id)}"]
+
+    def _muted(self, data: events.MemberMuted) -> list[str]:
+        return [f"* {self.person(data.user_id)} {self._voice(data.muted_until)} in {self.room(data.chatroom_id)}"]
+
+    def _voice(self, muted_until: datetime | None) -> str:
+        if muted_until is None:
+            return "may write again"
+        return "may not write" + ("" if muted_until == FOREVER else f" before {self._time(muted_until)}")
 
     def _renamed(self, data: events.ChatroomUpdated) -> list[str]:
         name, before = plain(data.chatroom.name), self._rooms.get(data.chatroom.id)

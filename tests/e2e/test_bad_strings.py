@@ -162,12 +162,18 @@ FIELDS: dict[str, dict[str, Any]] = {
     "add_members": {"user_ids": [ID]},
     "update_member": {"user_id": ID, "role": "member"},
     "remove_member": {"user_id": ID},
+    "mute_member": {"user_id": ID, "duration_seconds": 9},
+    "unmute_member": {"user_id": ID},
+    "ban_member": {"user_id": ID, "reason": "x"},
+    "unban_member": {"user_id": ID},
 }
 TWISTS: dict[str, list[dict[str, Any]]] = {
     "send_message": [{"content": "x" * 20_000}, {"reply_to": ID}, {"content": ""}],
     "message_read": [{"seq": None}, {"message_id": ID}],
     "fetch_messages": [{"before": "x"}, {"before": ID}, {"before": 1, "after": 1}, {"page": 9}],
     "update_chatroom": [{"max_members": 2}, {"name": ""}],
+    "mute_member": [{"duration_seconds": 0}],
+    "ban_member": [{"reason": "x" * 501}],
     "add_members": [{"user_ids": [str(UUID(int=4))] * 2}],
 }
 """Other fields to the same commands: what is checked first must not tell either."""

@@ -205,7 +205,7 @@ async def test_many_versions_come_page_by_page(server: Server, crowd: list[Perso
 
 
 @BOTH
-@pytest.mark.parametrize("how", ["user_left", "user_removed"])
+@pytest.mark.parametrize("how", ["user_left", "user_removed", "banned"])
 async def test_who_goes_takes_the_key_out_of_use(server: Server, crowd: list[Person], door: str, how: str) -> None:
     """`key_rotation_needed` follows `user_left` at once; the old version is refused; a new one works.
 
@@ -220,11 +220,13 @@ async def test_who_goes_takes_the_key_out_of_use(server: Server, crowd: list[Per
         if how == "user_left":
             done = await eve.ask("leave_membership", chatroom_id=room)
         else:
-            done = await ann.ask("remove_member", chatroom_id=room, user_id=eve.person.id)
+            command = "remove_member" if how == "user_removed" else "ban_member"
+            done = await ann.ask(command, chatroom_id=room, user_id=eve.person.id)
         left, rotate = await heard(client, room)
         assert (left["event"], rotate["event"]) == ("user_left", "key_rotation_needed")
         assert rotate["seq"] == left["seq"] + 1 == done.data["seq"]
-        assert rotate["data"] == {"chatroom_id": str(room), "key_version": 1, "reason": how}
+        reason = "user_left" if how == "user_left" else "user_removed"
+        assert rotate["data"] == {"chatroom_id": str(room), "key_version": 1, "reason": reason}
         assert [frame["event"] for frame in await heard(gone, room)] == ["user_left"]
     refused = await bob.send(room, 1, key, "too late")
     assert (refused.code, refused.data["details"]) == (OUTDATED, {"key_version": 1, "min_key_version": 2})

@@ -58,6 +58,19 @@ RULES: list[tuple[str, dict[str, Any], tuple[str, str, str, str]]] = [
     ("remove_member", {"user_id": "second"}, (OK, DENIED, DENIED, GONE)),
     ("remove_member", {"user_id": "owner"}, (OK, DENIED, DENIED, GONE)),
     ("remove_member", {"user_id": "outsider"}, ("RESOURCE_NOT_FOUND",) * 3 + (GONE,)),
+    ("mute_member", {"user_id": "other", "duration_seconds": 9}, (OK, OK, DENIED, GONE)),
+    ("mute_member", {"user_id": "second", "duration_seconds": None}, (OK, DENIED, DENIED, GONE)),
+    ("mute_member", {"user_id": "owner", "duration_seconds": 9}, (DENIED, DENIED, DENIED, GONE)),
+    ("mute_member", {"user_id": "outsider", "duration_seconds": 9}, ("RESOURCE_NOT_FOUND",) * 3 + (GONE,)),
+    ("unmute_member", {"user_id": "other"}, (OK, OK, DENIED, GONE)),
+    ("unmute_member", {"user_id": "second"}, (OK, DENIED, DENIED, GONE)),
+    ("unmute_member", {"user_id": "outsider"}, ("RESOURCE_NOT_FOUND",) * 3 + (GONE,)),
+    ("ban_member", {"user_id": "other", "reason": "spam"}, (OK, OK, DENIED, GONE)),
+    ("ban_member", {"user_id": "second"}, (OK, DENIED, DENIED, GONE)),
+    ("ban_member", {"user_id": "owner"}, (DENIED, DENIED, DENIED, GONE)),
+    ("ban_member", {"user_id": "outsider"}, (OK, OK, DENIED, GONE)),
+    ("unban_member", {"user_id": "other"}, ("RESOURCE_NOT_FOUND", "RESOURCE_NOT_FOUND", DENIED, GONE)),
+    ("list_bans", {}, (OK, OK, DENIED, GONE)),
     ("leave_membership", {}, (OK, OK, OK, GONE)),
 ]
 
@@ -71,13 +84,9 @@ async def test_who_may(
     async def try_it(door: str, role: str) -> str:
         room, people = await role_room(server, crowd)
         who = {name: str(person.id) for name, person in people.items()}
-        filled = {
-            name: [who[v] for v in value] if isinstance(value, list) else who.get(value, value)
-            for name, value in data.items()
-            if name != "role"
-        }
-        role_given = {"role": data["role"]} if "role" in data else {}
-        return (await ask(server, door, people[role], event, chatroom_id=room, **filled, **role_given)).code
+        filled: dict[str, Any] = {name: who[data[name]] for name in ("user_id",) if name in data}
+        filled |= {name: [who[user] for user in data[name]] for name in ("user_ids",) if name in data}
+        return (await ask(server, door, people[role], event, chatroom_id=room, **(data | filled))).code
 
     for door in DOORS:
         assert tuple(await asyncio.gather(*(try_it(door, role) for role in ROLES))) == codes
@@ -207,6 +216,11 @@ async def test_a_direct_room_is_fixed(server: Server, crowd: list[Person], door:
         "add_members": {"user_ids": [cat.id]},
         "update_member": {"user_id": bob.id, "role": "owner"},
         "remove_member": {"user_id": bob.id},
+        "mute_member": {"user_id": bob.id, "duration_seconds": 9},
+        "unmute_member": {"user_id": bob.id},
+        "ban_member": {"user_id": bob.id},
+        "unban_member": {"user_id": bob.id},
+        "list_bans": {},
         "leave_membership": {},
     }
     for event, data in commands.items():

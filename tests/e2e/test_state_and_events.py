@@ -157,9 +157,13 @@ class Model:
     def _key_rotation_needed(self, data: dict[str, Any]) -> None:
         self.state["min_key_version"] = data["key_version"] + 1
 
+    def _member_muted(self, data: dict[str, Any]) -> None:
+        self.state["members"][data["user_id"]]["muted_until"] = data["muted_until"]
+
     def _member_updated(self, data: dict[str, Any]) -> None:
         self.state["members"][data["user_id"]]["role"] = data["role"]
         if data["role"] == "owner":
+            self.state["members"][data["user_id"]]["muted_until"] = None
             self.state["room"]["owner_id"] = data["user_id"]
         if data["user_id"] == self._me:
             self.state["role"] = data["role"]
@@ -207,6 +211,34 @@ async def remove(scene: Scene) -> None:
     await scene.do(scene.owner, "remove_member", user_id=scene.other.id)
 
 
+async def mute(scene: Scene) -> None:
+    """Mutes with and without an end, of others and of the viewer; one of them is ended, and one is not there."""
+    await scene.do(scene.owner, "mute_member", user_id=scene.other.id, duration_seconds=60)
+    await scene.do(scene.owner, "mute_member", user_id=scene.viewer.id, duration_seconds=None)
+    await scene.do(scene.owner, "unmute_member", user_id=scene.other.id)
+    await scene.do(scene.owner, "unmute_member", user_id=scene.other.id)
+
+
+async def hand_to_the_muted(scene: Scene) -> None:
+    """A muted member becomes a moderator, which changes nothing, and then the owner, who is not muted."""
+    for role in ("moderator", "owner"):
+        await scene.do(scene.owner, "mute_member", user_id=scene.other.id, duration_seconds=60)
+        await scene.do(scene.owner, "update_member", user_id=scene.other.id, role=role)
+
+
+async def ban(scene: Scene) -> None:
+    """Somebody else is banned, and so is somebody who was no member; one may come back."""
+    await scene.do(scene.owner, "ban_member", user_id=scene.other.id, reason="spam")
+    await scene.do(scene.owner, "ban_member", user_id=scene.outsider.id)
+    await scene.do(scene.owner, "unban_member", user_id=scene.other.id)
+    await scene.do(scene.owner, "add_members", user_ids=[scene.other.id])
+
+
+async def ban_viewer(scene: Scene) -> None:
+    """The viewer is banned."""
+    await scene.do(scene.owner, "ban_member", user_id=scene.viewer.id)
+
+
 async def rotate(scene: Scene) -> None:
     """Somebody leaves who had the chatroom's key."""
     made = await scene.device(scene.viewer).make(scene.room, 1, bytes(32))
@@ -244,6 +276,10 @@ ACTIONS: dict[Action, set[str]] = {
     join: {"user_joined"},
     leave: {"user_left"},
     remove: {"user_left"},
+    mute: {"member_muted"},
+    hand_to_the_muted: {"member_muted", "member_updated"},
+    ban: {"user_left", "user_joined"},
+    ban_viewer: {"user_left"},
     rotate: {"user_left", "key_rotation_needed"},
     remove_viewer: {"user_left"},
     owner_leaves: {"member_updated", "user_left"},

@@ -79,6 +79,15 @@ MEMBER = m.Member(
     last_read_seq=0,
     last_read_at=None,
 )
+BAN = m.Ban(
+    user_id=BOB.id,
+    username="bob",
+    display_name="Bob",
+    avatar_url=None,
+    banned_by=ADA.id,
+    reason="spam",
+    created_at=NOW,
+)
 MESSAGE = m.Message(
     id=UUID(int=9),
     chatroom_id=ROOM_ID,
@@ -122,6 +131,11 @@ RESULTS: dict[type[Command], Struct | None] = {
     c.AddMembers: e.MembersAdded(chatroom_id=ROOM_ID, added=(MEMBER,), seq=3),
     c.UpdateMember: e.Done(chatroom_id=ROOM_ID, seq=3),
     c.RemoveMember: e.Done(chatroom_id=ROOM_ID, seq=3),
+    c.MuteMember: e.Done(chatroom_id=ROOM_ID, seq=3),
+    c.UnmuteMember: e.Done(chatroom_id=ROOM_ID, seq=3),
+    c.BanMember: e.Done(chatroom_id=ROOM_ID, seq=3),
+    c.UnbanMember: e.Done(chatroom_id=ROOM_ID),
+    c.ListBans: e.BansListed(bans=(BAN,), pagination=PAGE),
     c.LeaveMembership: e.Done(chatroom_id=ROOM_ID, seq=3),
     c.FetchMessages: e.MessagesFetched(messages=(MESSAGE,), pagination=PAGE),
     c.SendMessage: e.MessageSent(message=MESSAGE, client_id="c1"),

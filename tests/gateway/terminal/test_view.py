@@ -9,7 +9,7 @@ import pytest
 from gateway.client import ChatroomLost, ClientEvent, HistoryGap
 from gateway.terminal.view import TYPING_LASTS, View
 from protocol import events
-from protocol.models import Chatroom, ChatroomState, ChatroomSummary, EncryptedContent, Member, Message, User
+from protocol.models import FOREVER, Chatroom, ChatroomState, ChatroomSummary, EncryptedContent, Member, Message, User
 
 NOW = datetime(2026, 11, 21, 12, 30, tzinfo=UTC)
 TIME = NOW.astimezone().strftime("%H:%M")
@@ -69,6 +69,11 @@ def member(user: User, **changes: Any) -> Member:
     return Member(
         user_id=user.id, username=user.username, display_name=user.username, avatar_url=None, **(known | changes)
     )
+
+
+def muted(until: datetime | None) -> events.MemberMuted:
+    """Bob has muted cy, or lets cy write again."""
+    return events.MemberMuted(chatroom_id=TEA, user_id=CY.id, muted_until=until, muted_by=BOB.id)
 
 
 def message(user: User, seq: int, content: Any = "hi", room: UUID = TEA, at: datetime = NOW) -> Message:
@@ -249,6 +254,9 @@ def test_coming_and_going(world: World) -> None:
         world.hear("user_joined", joined),
         world.hear("user_online", events.UserOnline(user_id=CY.id, username="cy")),
         world.hear("member_updated", events.MemberUpdated(chatroom_id=TEA, user_id=CY.id, role="moderator")),
+        world.hear("member_muted", muted(NOW)),
+        world.hear("member_muted", muted(FOREVER)),
+        world.hear("member_muted", muted(None)),
         world.hear("user_left", events.UserLeft(chatroom_id=TEA, user_id=CY.id, removed_by=None)),
         world.hear("user_offline", events.UserOffline(user_id=CY.id, username="cy")),
         world.hear("chatroom_updated", renamed),
@@ -257,6 +265,9 @@ def test_coming_and_going(world: World) -> None:
         ["* cy joined Tea"],
         ["* cy is online"],
         ["* cy is now moderator of Tea"],
+        [f"* cy may not write before {NOW.astimezone():%H:%M} in Tea"],
+        ["* cy may not write in Tea"],
+        ["* cy may write again in Tea"],
         ["* cy left Tea"],
         ["* cy is offline"],
         ["* Tea is now called Coffee"],
