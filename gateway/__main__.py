@@ -7,6 +7,7 @@ import contextlib
 import logging
 import resource
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.nodes import Nodes
 from gateway.presence import Presence
+from gateway.rates import Rates
 from gateway.repair import Repair
 from gateway.services import Services
 from gateway.tcp import TcpPump, framed_wires
@@ -114,6 +116,7 @@ async def _run_node(
         access_tokens=AccessTokens(keys.jwt_pems, config.issuer, config.access_token_life),
         refresh_tokens=RefreshTokens(keys.refresh_secret),
         metrics=metrics,
+        rates=Rates(config.limit_requests, time.monotonic, cluster.share(config.limit_requests)),
     )
     chat = Chat(services)
     door = Door(config, hub, chat, database, wheel, presence, metrics, cluster.bus, cluster.tokens, cluster.fence)
@@ -222,13 +225,13 @@ def _rest_settings(config: Config, info: ServerInfo) -> RestSettings:
         version=info.version,
         public_url=config.public_url or f"http{'s' if config.tls else ''}://{config.http}",
         info=info,
-        requests_per_minute=config.limit_requests,
         body_limit=config.limit_body,
         body_deadline=config.http_body_deadline,
         header_deadline=config.http_header_deadline,
         keep_alive=config.http_keep_alive,
         origins=config.origins,
         https_only=config.tls and config.production,
+        proxies=config.trusted_proxies,
     )
 
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 from crypto import bot_keys
 from gateway.actions import accounts, bots, keys, live, members, messages, moderation, rooms
 from gateway.actor import Actor
+from gateway.rates import Allowance
 from gateway.services import Services
 from protocol import commands
 from protocol.commands import Command, SendMessage
@@ -165,6 +166,10 @@ class Chat:
             return False
         self._services.journal.send(sending, counted)
         return True
+
+    async def take(self, key: str) -> Allowance:
+        """Counts one request of a user or an address, on all nodes and doors together. `key` names it."""
+        return await self._services.rates.take(key)
 
     def jwks(self) -> dict[str, Any]:
         """The public keys of access tokens (RFC 7517)."""

@@ -20,7 +20,9 @@ from gateway.fence import Open, PauseFence
 from gateway.handover import Handover
 from gateway.hub import Hub
 from gateway.metrics import Metrics
+from gateway.rates import Share
 from gateway.repair import Repair
+from storage.buckets import SharedBuckets
 from storage.bus import Bus, LocalBus
 from storage.database import Database
 from storage.leases import Leases
@@ -45,6 +47,11 @@ class Alone:
         """Events that are committed here are delivered here."""
         del door, repair, database, room_keys
         self.bus.listen(hub.deliver)
+
+    def share(self, per_minute: int) -> Share | None:
+        """The buckets that all nodes share."""
+        del per_minute
+        return None
 
     def replace(self, keys: Keys) -> None:
         """Takes rotated keys."""
@@ -81,6 +88,10 @@ class Member:
         door.take_from(
             Arrivals(self._node_id, hub, self.bus, handover, database, room_keys, door.limits, door.config.limit_sync)
         )
+
+    def share(self, per_minute: int) -> Share | None:
+        """The buckets that all nodes share, each of so many a minute."""
+        return SharedBuckets(self.redis, per_minute).take
 
     def replace(self, keys: Keys) -> None:
         """Takes rotated keys."""

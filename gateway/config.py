@@ -15,7 +15,7 @@ from typing import Any
 
 from crypto import keyfile
 from crypto.keyfile import Keys
-from protocol.addresses import is_loopback
+from protocol.addresses import Network, is_loopback, networks
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -69,6 +69,11 @@ class Config:
         "PARLEY_ORIGINS",
         (),
         "web origins that may connect, separated by commas; `*` for any; same host and no Origin always may",
+    )
+    proxies: tuple[str, ...] = setting(
+        "PARLEY_PROXIES",
+        (),
+        "addresses and networks of proxies, separated by commas: what they say in X-Forwarded-For is believed",
     )
     log_level: str = setting("PARLEY_LOG_LEVEL", "info", "`debug`, `info`, `warning` or `error`")
 
@@ -192,6 +197,17 @@ class Config:
         return safe
 
     @property
+    def trusted_proxies(self) -> tuple[Network, ...]:
+        """Whose X-Forwarded-For is believed. Raises ConfigError."""
+        try:
+            return networks(self.proxies)
+        except ValueError as error:
+            raise ConfigError(
+                f"PARLEY_PROXIES is {','.join(self.proxies)}; it has to be addresses or networks, as in"
+                f" 192.0.2.1,10.0.0.0/8 ({error})"
+            ) from None
+
+    @property
     def key_directory(self) -> Path:
         """Where a development install keeps the keys it made."""
         return self.data / "keys"
@@ -215,7 +231,7 @@ class Config:
             raise ConfigError(f"PARLEY_TCP_CLEAR is {config.tcp_clear!r}; it can be yes or no")
         _address("PARLEY_HTTP", config.http)
         _both("PARLEY_TLS_CERT", config.tls_cert, "PARLEY_TLS_KEY", config.tls_key)
-        _ = config.tcp_may_be_clear  # raises for what is not safe
+        _ = config.tcp_may_be_clear, config.trusted_proxies  # raise for what is not safe, or makes no sense
         return config
 
 

@@ -43,7 +43,11 @@ EARLY_FRAMES = 64
 PINGS = (12_000, 400)
 """Pings a minute, and at once: far above what a client needs that reports every 256 frames of a flood."""
 
-_OPENING_FAILURES = {"CONNECTION_LIMIT_EXCEEDED": CloseCode.connection_limit, "INTERNAL_ERROR": CloseCode.internal}
+_OPENING_FAILURES = {
+    "CONNECTION_LIMIT_EXCEEDED": CloseCode.connection_limit,
+    "INTERNAL_ERROR": CloseCode.internal,
+    "RATE_LIMIT_EXCEEDED": CloseCode.rate_limited,
+}
 
 
 class Connection:
@@ -395,7 +399,18 @@ class Connection:
                 self._answer_error(self._session, id, error)
 
     async def _identify(self, token: str | None) -> Actor:
-        """Who the token, or else the key of the handshake, belongs to. Raises ChatError."""
+        """Who the token, or else the key of the handshake, belongs to. Raises ChatError.
+
+        Guessing is counted where it comes from, together with the requests of that address by REST.
+        """
+        try:
+            return await self._find(token)
+        except ChatError as error:
+            if not error.kind.retryable:
+                await self._door.charge(self._address)
+            raise
+
+    async def _find(self, token: str | None) -> Actor:
         if token is not None:
             return await self._door.chat.authenticate(token)
         if self._peer_key is not None:

@@ -62,6 +62,7 @@ class Door:
         self.presence = presence
         self.metrics = metrics
         self.strangers: Counter[str] = Counter()
+        self.proxies = config.trusted_proxies
         # Half of the deadline, so that nobody misses it by waiting.
         self.admission = Admission(config.limit_openings, config.auth_deadline / 2)
         metrics.watch_openings(lambda: self.admission.working, lambda: self.admission.waiting)
@@ -91,6 +92,12 @@ class Door:
         self.strangers[address] -= 1
         if self.strangers[address] <= 0:
             del self.strangers[address]
+
+    async def charge(self, address: str) -> None:
+        """Counts a token that is none against its sender's requests. Raises ChatError RATE_LIMIT_EXCEEDED."""
+        allowance = await self.chat.take(f"address:{address}")
+        if not allowance.allowed:
+            raise ChatError("RATE_LIMIT_EXCEEDED", retry_after=allowance.retry_after)
 
     # --- opening -----------------------------------------------------------------------------
 

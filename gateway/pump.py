@@ -59,8 +59,13 @@ class Pump(asyncio.Protocol, ABC):
         """Takes the socket."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
+        self._address = network_of(self._peer)
+
+    @property
+    def _peer(self) -> str | None:
+        """The address at the other end of the socket."""
         peer = self._transport.get_extra_info("peername")
-        self._address = network_of(peer[0]) if isinstance(peer, tuple) else "local"
+        return peer[0] if isinstance(peer, tuple) else None
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client; of many at once, some now and the others in the next turns of the loop."""

@@ -10,6 +10,7 @@ from gateway.config import Config
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.nodes import Nodes
+from gateway.rates import Rates
 from storage.database import Database
 from storage.journal import Journal
 from storage.room_keys import RoomKeys
@@ -29,3 +30,4 @@ class Services:
     access_tokens: AccessTokens
     refresh_tokens: RefreshTokens
     metrics: Metrics
+    rates: Rates

@@ -23,6 +23,7 @@ from gateway.door import Door
 from gateway.envelope import MAX_MESSAGE, NoiseBroken, PrivateKey, accept
 from gateway.pump import Pump
 from gateway.wire import Wire
+from protocol.addresses import client_of, network_of
 from protocol.codec import CODECS
 from protocol.errors import CloseCode
 from protocol.events import Closing
@@ -149,6 +150,8 @@ class WebSocketPump(Pump):
     def _handshake(self, request: Request) -> None:
         """Answers the upgrade; the protocol checks it against RFC 6455, we check who may connect."""
         protocol = self._protocol
+        forwarded = request.headers.get_all("X-Forwarded-For")
+        self._address = network_of(client_of(self._peer, forwarded, self._door.proxies))
         if not self._allowed(request.headers):
             response = protocol.reject(HTTPStatus.FORBIDDEN, "This origin may not connect: see PARLEY_ORIGINS.\n")
         elif not self._admit():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from aiohttp import web
 
+from rest.charges import Charges
 from rest.endpoints import add_endpoints
-from rest.limits import Limits
 from rest.middleware import Failures, Headers, Outcome
 from rest.pages import add_pages
 from rest.service import add_service
@@ -20,11 +19,11 @@ def make_app(chat: Chat, settings: RestSettings, metrics: Callable[[], bytes], o
 
     `metrics` renders the text of `/metrics`; `observe` is told of every answer.
     """
-    limits = Limits(settings.requests_per_minute, time.monotonic)
+    charges = Charges(chat.take, settings.proxies)
     headers = Headers(settings.origins, settings.https_only)
-    middlewares = [web.middleware(m) for m in (Outcome(observe), headers, Failures(limits))]
+    middlewares = [web.middleware(m) for m in (Outcome(observe), headers, Failures(charges))]
     app = web.Application(middlewares=middlewares, client_max_size=settings.body_limit)
-    add_endpoints(app, chat, limits, settings.body_deadline)
+    add_endpoints(app, chat, charges, settings.body_deadline)
     add_service(app, chat, settings, metrics)
     add_pages(app, settings)
     return app

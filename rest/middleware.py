@@ -11,8 +11,7 @@ from aiohttp import web
 
 from protocol.errors import ChatError
 from rest.answers import refused, translated
-from rest.endpoints import ALLOWANCE, charge_address
-from rest.limits import Limits
+from rest.charges import ALLOWANCE, Charges
 from rest.routes import MOUNTS
 from rest.settings import Observe
 
@@ -112,14 +111,14 @@ def _tell_allowance(request: web.Request, response: web.StreamResponse) -> None:
 class Failures:
     """Turns whatever a handler raises into the envelope of its code."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, charges: Charges) -> None:
+        self._charges = charges
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answers one request, whatever happens."""
         try:
             if request.match_info.http_exception is not None:
-                charge_address(request, self._limits)
+                await self._charges.address(request)
             return await handler(request)
         except ChatError as error:
             response = refused(error)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from protocol.addresses import Network
 from protocol.commands import Command
 from protocol.discovery import ServerInfo
 from protocol.models import User
@@ -17,23 +18,22 @@ from protocol.models import User
 class RestSettings:
     """The settings of the REST layer. Times are in seconds, sizes in bytes.
 
-    `requests_per_minute` is a user's, or an address's when signed out. The deadlines
-    are totals, from a part's first byte to its last. `origins` are the web origins that
+    The deadlines are totals, from a part's first byte to its last. `origins` are the web origins that
     CORS lets in, `*` for any. `public_url` is how people reach the server, without a
     slash at the end; `info` is what clients read of it. `https_only` tells browsers never
-    to come back without TLS.
+    to come back without TLS. `proxies` are those whose X-Forwarded-For is believed.
     """
 
     version: str
     public_url: str
     info: ServerInfo
-    requests_per_minute: int = 60
     body_limit: int = 131_072
     body_deadline: float = 20.0
     header_deadline: float = 10.0
     keep_alive: float = 75.0
     origins: tuple[str, ...] = ()
     https_only: bool = False
+    proxies: tuple[Network, ...] = ()
 
 
 class Actor(Protocol):
@@ -42,6 +42,30 @@ class Actor(Protocol):
     @property
     def user(self) -> User:
         """The signed-in user."""
+
+
+class Allowance(Protocol):
+    """What a request left of its sender's limit."""
+
+    @property
+    def allowed(self) -> bool:
+        """Whether it may go on."""
+
+    @property
+    def limit(self) -> int:
+        """How many there may be a minute."""
+
+    @property
+    def remaining(self) -> int:
+        """How many there may be at once now."""
+
+    @property
+    def reset(self) -> float:
+        """Seconds until all of them are there again."""
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds until the next one may come; zero where this one may."""
 
 
 class Chat(Protocol):
@@ -56,6 +80,9 @@ class Chat(Protocol):
 
     async def authenticate(self, token: str) -> Actor:
         """Whose access token, or API key of a bot, this is. Raises ChatError."""
+
+    async def take(self, key: str) -> Allowance:
+        """Counts one request of a user or an address, whichever the key names, on all nodes together."""
 
     def jwks(self) -> dict[str, Any]:
         """The public keys of access tokens, as RFC 7517 has it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -28,6 +29,7 @@ from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.nodes import Nodes
 from gateway.presence import Presence
+from gateway.rates import Rates
 from gateway.repair import Repair
 from gateway.services import Services
 from gateway.wheel import Wheel
@@ -118,6 +120,7 @@ class Node:
             access_tokens=AccessTokens(keys.jwt_pems, config.issuer, config.access_token_life),
             refresh_tokens=RefreshTokens(keys.refresh_secret),
             metrics=metrics,
+            rates=Rates(10**6, time.monotonic),
         )
         self.chat = Chat(self.services)
         presence = Presence(self.hub, self.wheel, config.presence_grace)

@@ -79,6 +79,7 @@ async def services(db: Database, hub: NodesStandIn) -> AsyncIterator[Services]:
         access_tokens=AccessTokens([PEM], "parley", 1800),
         refresh_tokens=RefreshTokens(bytes(32)),
         metrics=cast(Any, None),
+        rates=cast(Any, None),
     )
     passwords.close()
 

@@ -51,6 +51,8 @@ def test_empty_is_unset() -> None:
         ("PARLEY_HTTP", "127.0.0.1:http"),
         ("PARLEY_HTTP", "127.0.0.1:65536"),
         ("PARLEY_LOG_LEVEL", "loud"),
+        ("PARLEY_PROXIES", "10.0.0.0/8,proxy.example.com"),
+        ("PARLEY_PROXIES", "10.0.0.1/8"),
         ("PARLEY_LIMIT_FRAME", "64k"),
         ("PARLEY_LIMIT_FRAME", "1.5"),
         ("PARLEY_LIMIT_FRAME", "-1"),

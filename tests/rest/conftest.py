@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gateway.rates import Rates
 from rest.app import make_app
 from rest.server import HttpServer
 from rest.settings import RestSettings
@@ -72,10 +74,10 @@ async def serve() -> AsyncIterator[Serve]:
     """Starts a server with other settings than the usual ones."""
     async with AsyncExitStack() as stack:
 
-        async def start(**changes: Any) -> Server:
-            chat = StandInChat()
+        async def start(requests_per_minute: int = 1000, **changes: Any) -> Server:
+            chat = StandInChat(rates=Rates(requests_per_minute, time.monotonic))
             known: dict[str, Any] = {"version": "1.2.3", "public_url": "http://chat.example", "info": INFO}
-            settings = RestSettings(**(known | {"requests_per_minute": 1000} | changes))
+            settings = RestSettings(**(known | changes))
             observed: list[tuple[str, str, int, float]] = []
             app = make_app(chat, settings, lambda: b"up 1\n", lambda *seen: observed.append(seen))
             http = await HttpServer.start(app, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from uuid import UUID
 
 from msgspec import Struct
 
+from gateway.rates import Allowance, Rates
 from protocol import commands as c
 from protocol import events as e
 from protocol import models as m
@@ -167,6 +169,7 @@ class StandInChat:
     slowly: dict[type[Command], Callable[[Any], Awaitable[Any]]] = field(default_factory=dict)
     services: dict[str, str] = field(default_factory=lambda: {"database": "healthy"})
     ready: bool = True
+    rates: Rates = field(default_factory=lambda: Rates(1000, time.monotonic))
 
     async def authenticate(self, token: str) -> StandInActor:
         """The user behind `ada-token` or `bob-token`."""
@@ -188,6 +191,10 @@ class StandInChat:
         else:
             result = RESULTS[type(command)]
         return result
+
+    async def take(self, key: str) -> Allowance:
+        """As on one node."""
+        return self.rates.take_here(key)
 
     def jwks(self) -> dict[str, Any]:
         """A set without keys."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rest.limits import Limits
+from gateway.rates import Rates
 
 
 class Clock:
@@ -28,72 +28,72 @@ def clock() -> Clock:
 
 def test_a_bucket_gives_its_limit_and_then_refuses(clock: Clock) -> None:
     """Sixty requests go through at once, the next one not; each tells how many are left."""
-    limits = Limits(60, clock)
-    assert [limits.take("ada").remaining for _ in range(60)] == list(range(59, -1, -1))
-    refused = limits.take("ada")
+    rates = Rates(60, clock)
+    assert [rates.take_here("ada").remaining for _ in range(60)] == list(range(59, -1, -1))
+    refused = rates.take_here("ada")
     assert (refused.allowed, refused.remaining, refused.limit) == (False, 0, 60)
 
 
 def test_waiting_for_retry_after_is_enough(clock: Clock) -> None:
     """A sender who waits exactly as long as told gets one request, and no second one."""
-    limits = Limits(7, clock)
-    while limits.take("ada").allowed:
+    rates = Rates(7, clock)
+    while rates.take_here("ada").allowed:
         pass
-    clock.now += limits.take("ada").retry_after
-    assert limits.take("ada").allowed
-    assert not limits.take("ada").allowed
+    clock.now += rates.take_here("ada").retry_after
+    assert rates.take_here("ada").allowed
+    assert not rates.take_here("ada").allowed
 
 
 def test_reset_is_when_the_bucket_is_full(clock: Clock) -> None:
     """After `reset` seconds the whole limit is there again."""
-    limits = Limits(60, clock)
+    rates = Rates(60, clock)
     for _ in range(29):
-        limits.take("ada")
-    last = limits.take("ada")
+        rates.take_here("ada")
+    last = rates.take_here("ada")
     assert last.reset == pytest.approx(30.0)
     clock.now += last.reset
-    assert limits.take("ada").remaining == 59
+    assert rates.take_here("ada").remaining == 59
 
 
 def test_keys_do_not_share(clock: Clock) -> None:
     """One user's requests take nothing from another's."""
-    limits = Limits(1, clock)
-    assert limits.take("ada").allowed
-    assert limits.take("bob").allowed
+    rates = Rates(1, clock)
+    assert rates.take_here("ada").allowed
+    assert rates.take_here("bob").allowed
 
 
 def test_full_buckets_are_dropped(clock: Clock) -> None:
     """A bucket unused for a minute is forgotten, since a new one would be the same."""
-    limits = Limits(60, clock)
+    rates = Rates(60, clock)
     for number in range(50):
-        limits.take(number)
+        rates.take_here(str(number))
     clock.now += 60
-    limits.take("ada")
-    assert len(limits) == 1
+    rates.take_here("ada")
+    assert len(rates) == 1
 
 
 def test_there_are_never_more_buckets_than_allowed(clock: Clock) -> None:
     """A flood of keys drops the longest unused and keeps the memory bounded."""
-    limits = Limits(1, clock, most=10)
+    rates = Rates(1, clock, most=10)
     for number in range(100):
-        limits.take(number)
-    assert len(limits) == 10
-    assert not limits.take(99).allowed
+        rates.take_here(str(number))
+    assert len(rates) == 10
+    assert not rates.take_here("99").allowed
 
 
 @given(st.lists(st.floats(0, 5), max_size=200))
 def test_no_minute_gives_more_than_twice_the_limit(waits: list[float]) -> None:
     """However requests are spread, a bucket gives its limit at once plus what flows in, and no more."""
     clock = Clock()
-    limits = Limits(10, clock)
+    rates = Rates(10, clock)
     allowed = 0
     for wait in waits:
         clock.now += wait
-        allowed += limits.take("ada").allowed
+        allowed += rates.take_here("ada").allowed
     assert allowed <= 10 + (clock.now - 1000.0) * 10 / 60 + 0.01
 
 
 def test_a_limit_of_nothing_is_refused(clock: Clock) -> None:
     """Nobody could ever sign in under it."""
     with pytest.raises(ValueError, match="at least 1"):
-        Limits(0, clock)
+        Rates(0, clock)
