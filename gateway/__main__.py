@@ -26,6 +26,7 @@ from gateway.housekeeping import Housekeeping
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.nodes import Nodes
+from gateway.ports import cannot_listen
 from gateway.presence import Presence
 from gateway.rates import Rates
 from gateway.repair import Repair
@@ -36,11 +37,13 @@ from gateway.websocket import SUBPROTOCOLS, WebSocketPump, websocket_wires
 from gateway.welcome import server_info, welcome
 from gateway.wheel import Wheel
 from gateway.wire import Wire
+from gateway.worker import Worker
+from gateway.worker_metrics import metrics_of_all
 from protocol.discovery import ServerInfo
 from protocol.errors import ChatError
 from rest.app import make_app
 from rest.server import HttpServer
-from rest.settings import RestSettings
+from rest.settings import ReadMetrics, RestSettings
 from storage.database import Database, migrate
 from storage.embedded import database_url
 from storage.journal import Journal
@@ -52,8 +55,8 @@ FILES = 65_536
 """Sockets and files that one process may have open, where the system allows it."""
 
 
-async def serve(config: Config) -> None:
-    """Runs one Parley process until SIGTERM or SIGINT, then drains it."""
+async def serve(config: Config, worker: Worker | None = None) -> None:
+    """Runs one Parley process until SIGTERM or SIGINT, then drains it. It may be one of several workers."""
     _allow_many_sockets()
     keys = config.load_keys()
     tls = Tls.of(config)
@@ -61,7 +64,7 @@ async def serve(config: Config) -> None:
     async with database_url(config.database_url, config.data) as url, _database(config, url) as database:
         async with database.acquire() as conn:
             await check_master_keys(conn, master)
-        await _run(config, database, keys, master, tls)
+        await _run(config, database, keys, master, tls, worker)
 
 
 def _allow_many_sockets() -> None:
@@ -84,10 +87,12 @@ async def _database(config: Config, url: str) -> AsyncIterator[Database]:
             await asyncio.wait_for(database.close(), 5)
 
 
-async def _run(config: Config, database: Database, keys: Keys, master: MasterKeys, tls: Tls | None) -> None:
+async def _run(
+    config: Config, database: Database, keys: Keys, master: MasterKeys, tls: Tls | None, worker: Worker | None
+) -> None:
     metrics = Metrics()
     async with join(config, keys, metrics) as cluster:
-        await _run_node(config, database, keys, master, tls, metrics, cluster)
+        await _run_node(config, database, keys, master, tls, metrics, cluster, worker)
 
 
 async def _run_node(
@@ -98,6 +103,7 @@ async def _run_node(
     tls: Tls | None,
     metrics: Metrics,
     cluster: Cluster,
+    worker: Worker | None,
 ) -> None:
     wheel = Wheel()
     hub = Hub(metrics, cluster.fence)
@@ -125,9 +131,14 @@ async def _run_node(
     jobs = (metrics.watch_loop, repair.sweep_forever, nodes.read_control_forever, *cluster.jobs)
     housekeeping = Housekeeping(jobs, services)
     reload = _Reload(services, cluster, tls)
-    async with _listening(config, tls, door, chat, metrics, keys) as listening, housekeeping:
-        _announce(config, listening)
-        await _until_told_to_stop(reload)
+    options = _socket_options(config, tls, worker)
+    async with (
+        metrics_of_all(metrics.render, worker) as read_metrics,
+        _listening(config, options, door, chat, metrics, read_metrics, keys) as listening,
+        housekeeping,
+    ):
+        _announce(config, listening, worker)
+        await _until_told_to_stop(reload, worker)
         await drain(services, chat, listening.servers, config.drain)
     wheel.stop()
     services.passwords.close()
@@ -140,23 +151,31 @@ class Listening(NamedTuple):
     info: ServerInfo
 
 
-def _announce(config: Config, listening: Listening) -> None:
+def _announce(config: Config, listening: Listening, worker: Worker | None) -> None:
     address = listening.servers[0].sockets[0].getsockname()[:2]
     tcp = listening.info.tcp
     log.info("listening", extra={"http": "{}:{}".format(*address), "tcp": None if tcp is None else tcp.port})
-    print(welcome(config, address, listening.info), flush=True)  # noqa: T201
+    if worker is None:
+        print(welcome(config, address, listening.info), flush=True)  # noqa: T201
+    else:
+        worker.listens()
 
 
 @contextlib.asynccontextmanager
 async def _listening(
-    config: Config, tls: Tls | None, door: Door, chat: Chat, metrics: Metrics, keys: Keys
+    config: Config,
+    options: dict[str, Any],
+    door: Door,
+    chat: Chat,
+    metrics: Metrics,
+    read_metrics: ReadMetrics,
+    keys: Keys,
 ) -> AsyncIterator[Listening]:
     framed = framed_wires()
-    options = _tls_options(config, tls)
     tcp = await _listen_tcp(config, options, door, framed, keys)
     info = server_info(config, keys.noise.public, _port(tcp), SUBPROTOCOLS)
     settings = _rest_settings(config, info)
-    http = await HttpServer.start(make_app(chat, settings, metrics.render, metrics.request), settings)
+    http = await HttpServer.start(make_app(chat, settings, read_metrics, metrics.request), settings)
     servers = [tcp] if tcp is not None else []
     try:
         servers.insert(0, await _listen(config, options, door, http, framed, keys))
@@ -202,14 +221,15 @@ async def _bind(
         # a storm of reconnects must not be refused by the kernel: hence the backlog
         return await asyncio.get_running_loop().create_server(protocol, host, port, backlog=4096, **options)
     except OSError as error:
-        raise ConfigError(f"{name} is {text}, where Parley cannot listen: {error.strerror}.") from error
+        raise cannot_listen(name, text, error) from error
 
 
-def _tls_options(config: Config, tls: Tls | None) -> dict[str, Any]:
-    """How a listener speaks TLS. A handshake has the time of a request's head, so that silence holds no place."""
+def _socket_options(config: Config, tls: Tls | None, worker: Worker | None) -> dict[str, Any]:
+    """How a listener listens. A TLS handshake has the time of a request's head, so that silence holds no place."""
+    shared = {"reuse_port": worker is not None}
     if tls is None:
-        return {}
-    return {
+        return shared
+    return shared | {
         "ssl": tls.context,
         "ssl_handshake_timeout": config.http_header_deadline,
         "ssl_shutdown_timeout": SHUTDOWN_TIMEOUT,
@@ -235,12 +255,14 @@ def _rest_settings(config: Config, info: ServerInfo) -> RestSettings:
     )
 
 
-async def _until_told_to_stop(reload: _Reload) -> None:
+async def _until_told_to_stop(reload: _Reload, worker: Worker | None) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reload.soon)
+    if worker is not None:
+        worker.on_orphaned(stop.set)
     await stop.wait()
 
 

@@ -9,6 +9,7 @@ import asyncio
 import os
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, TextIO
 
 import click
@@ -22,9 +23,12 @@ from gateway import logs
 from gateway.client import ClientClosed
 from gateway.config import Config, ConfigError
 from gateway.urls import key_text
+from gateway.worker import Worker, WorkerRefusedError
 from protocol.errors import ChatError
 from storage.database import Database, DatabaseError, migrate
 from storage.embedded import EmbeddedPostgresError, database_url
+from storage.embedded_valkey import EmbeddedValkeyError
+from storage.redis_client import RedisUrlError
 
 
 class Refusal(click.ClickException):
@@ -59,10 +63,12 @@ class Commands(click.Group):
         """Runs the command that was asked for."""
         try:
             return super().invoke(ctx)
-        except (ConfigError, SecretError) as error:
+        except (ConfigError, SecretError, RedisUrlError) as error:
             raise BadSetting(str(error)) from error
-        except (DatabaseError, EmbeddedPostgresError, MasterKeyMissing, ChatError) as error:
+        except (DatabaseError, EmbeddedPostgresError, EmbeddedValkeyError, MasterKeyMissing, ChatError) as error:
             raise Refusal(str(error)) from error
+        except WorkerRefusedError as refused:  # the worker has said why
+            ctx.exit(refused.status)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -72,12 +78,36 @@ def main() -> None:
 
 
 @main.command()
-def serve() -> None:
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes that share the ports and the work; one for each core is a good number.",
+)
+def serve(workers: int) -> None:
     """Start the server, and run until SIGTERM or Ctrl-C."""
+    config = _config(sys.stdout)
+    if workers > 1:
+        from gateway.workers import serve_workers
+
+        uvloop.run(serve_workers(config, workers))
+        return
     from gateway.__main__ import serve as run  # the wiring imports everything; the other commands need little
 
-    config = _config(sys.stdout)
     uvloop.run(run(config))
+
+
+@main.command(hidden=True)
+@click.argument("number", type=int)
+@click.argument("count", type=int)
+@click.argument("directory", type=click.Path(path_type=Path))
+def worker(number: int, count: int, directory: Path) -> None:
+    """Run one of the workers of `parley serve --workers`, which alone can start it."""
+    from gateway.__main__ import serve as run
+
+    config = _config(sys.stdout, worker=number)
+    uvloop.run(run(config, Worker.of_parent(number, count, directory)))
 
 
 @main.command()
@@ -134,9 +164,9 @@ def rotate() -> None:
     _print_ids(keyfile.rotate(config.key_directory))
 
 
-def _config(log: TextIO) -> Config:
+def _config(log: TextIO, **fields: object) -> Config:
     config = Config.from_env()
-    logs.set_up(config.log_level, log)
+    logs.set_up(config.log_level, log, **fields)
     return config
 
 

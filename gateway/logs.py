@@ -25,7 +25,11 @@ _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "task
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one line: ts (RFC 3339, UTC), level, logger, message, the fields of `extra`, exception."""
+    """A record as one line: ts (RFC 3339, UTC), level, logger, message, given fields, those of `extra`, exception."""
+
+    def __init__(self, fields: dict[str, object]) -> None:
+        super().__init__()
+        self._fields = fields
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
@@ -34,6 +38,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **self._fields,
         }
         fields |= {name: value for name, value in vars(record).items() if name not in _OWN and name not in fields}
         if record.exc_info:
@@ -44,10 +49,10 @@ class JsonFormatter(logging.Formatter):
             return json.dumps(fields, default=str)
 
 
-def set_up(level: str, stream: TextIO) -> None:
-    """Sends the logs of the whole process to `stream`, from `level` (one of LOG_LEVELS) on."""
+def set_up(level: str, stream: TextIO, **fields: object) -> None:
+    """Sends the logs of the whole process to `stream`, from `level` (one of LOG_LEVELS) on, with these fields."""
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(JsonFormatter(fields))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
     for name, at_least in _QUIET.items():

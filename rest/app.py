@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from aiohttp import web
 
 from rest.charges import Charges
@@ -11,13 +9,13 @@ from rest.endpoints import add_endpoints
 from rest.middleware import Failures, Headers, Outcome
 from rest.pages import add_pages
 from rest.service import add_service
-from rest.settings import Chat, Observe, RestSettings
+from rest.settings import Chat, Observe, ReadMetrics, RestSettings
 
 
-def make_app(chat: Chat, settings: RestSettings, metrics: Callable[[], bytes], observe: Observe) -> web.Application:
+def make_app(chat: Chat, settings: RestSettings, metrics: ReadMetrics, observe: Observe) -> web.Application:
     """The application that answers all HTTP but the WebSocket.
 
-    `metrics` renders the text of `/metrics`; `observe` is told of every answer.
+    `metrics` reads the text of `/metrics`; `observe` is told of every answer.
     """
     charges = Charges(chat.take, settings.proxies)
     headers = Headers(settings.origins, settings.https_only)

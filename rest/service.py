@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 from aiohttp import web
@@ -12,7 +11,7 @@ from protocol.discovery import WELL_KNOWN
 from protocol.errors import ChatError
 from rest.answers import json, refused, succeeded
 from rest.routes import MOUNTS
-from rest.settings import Chat, RestSettings
+from rest.settings import Chat, ReadMetrics, RestSettings
 
 JWKS_AGE = 300
 """Seconds a verifier may keep the keys; rotation keeps an old one for longer than that."""
@@ -36,7 +35,7 @@ class Health(Struct, frozen=True, kw_only=True):
 class Service:
     """The handlers, with what they report on."""
 
-    def __init__(self, chat: Chat, settings: RestSettings, metrics: Callable[[], bytes]) -> None:
+    def __init__(self, chat: Chat, settings: RestSettings, metrics: ReadMetrics) -> None:
         self._chat = chat
         self._version = settings.version
         self._info = settings.info
@@ -58,7 +57,7 @@ class Service:
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """What the server counts."""
-        return web.Response(body=self._metrics(), headers={"Content-Type": METRICS_TYPE})
+        return web.Response(body=await self._metrics(), headers={"Content-Type": METRICS_TYPE})
 
     async def jwks(self, _request: web.Request) -> web.Response:
         """The public keys of access tokens."""
@@ -81,7 +80,7 @@ def _all_well(services: dict[str, str]) -> bool:
     return all(state == "healthy" for state in services.values())
 
 
-def add_service(app: web.Application, chat: Chat, settings: RestSettings, metrics: Callable[[], bytes]) -> None:
+def add_service(app: web.Application, chat: Chat, settings: RestSettings, metrics: ReadMetrics) -> None:
     """Puts the handlers into the application."""
     service = Service(chat, settings, metrics)
     for mount in MOUNTS:

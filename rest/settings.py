@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -93,3 +93,6 @@ class Chat(Protocol):
 
 Observe = Callable[[str, str, int, float], None]
 """Told of every answer: the route's template, the method, the status, the seconds it took."""
+
+ReadMetrics = Callable[[], Awaitable[bytes]]
+"""The text of `/metrics`."""

@@ -19,6 +19,7 @@ from gateway.client_commands import RESULTS
 from gateway.config import settings_table
 from gateway.metrics import Metrics
 from gateway.session import Refused
+from gateway.worker_metrics import WORKERS
 from protocol import commands, tables
 from rest.routes import ROUTES
 from tests.e2e.conftest import StartServer
@@ -68,7 +69,7 @@ def test_settings() -> None:
 def test_metrics() -> None:
     """README lists every metric of ours."""
     metrics = Metrics()
-    helps = re.findall(r"^# HELP (parley_\w+)", metrics.render().decode(), re.MULTILINE)
+    helps = re.findall(r"^# HELP (parley_\w+)", metrics.render().decode() + WORKERS, re.MULTILINE)
     listed = {name for name, *_ in _rows(README, "metric", "labels", "meaning")}
     assert listed == {name for name in helps if not name.endswith("_created")}
 

@@ -49,14 +49,15 @@ async def server_of_its_own(
     server_url: str,
     tmp_path_factory: pytest.TempPathFactory,
     name: str,
-    *,
+    *arguments: str,
     trust: ssl.SSLContext | None = None,
     **settings: str,
 ) -> AsyncIterator[Server]:
     """A server that several tests share, on a database of this name. Nothing may have gone wrong inside it."""
     admin = await asyncpg.connect(server_url, database="postgres")
     await admin.execute(f"CREATE DATABASE {name} TEMPLATE parley")
-    server = Server(tmp_path_factory.mktemp(name), server_url.replace("/parley?", f"/{name}?"), settings, trust=trust)
+    url = server_url.replace("/parley?", f"/{name}?")
+    server = Server(tmp_path_factory.mktemp(name), url, settings, arguments, trust=trust)
     await server.start()
     yield server
     await server.stop()

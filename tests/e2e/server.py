@@ -47,7 +47,8 @@ class Person:
 
 @dataclass(slots=True)
 class Server:
-    """`parley serve` as a child process. It can be killed and started again on the same data and port.
+    """`parley serve` as a child process, with these arguments. It can be killed and started again on the same data
+    and port.
 
     `trust` is how its clients check its certificate, where it has one; `transport` is
     how they talk to it when a test does not say.
@@ -56,6 +57,7 @@ class Server:
     directory: Path
     database_url: str
     settings: dict[str, str]
+    arguments: tuple[str, ...] = ()
     port: int = 0
     tcp_port: int = 0
     process: asyncio.subprocess.Process | None = None
@@ -106,7 +108,10 @@ class Server:
         self.log_files.append(log)
         with log.open("wb") as out:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "gateway", "serve", env=self.environment(), stdout=out, stderr=out
+                *(sys.executable, "-m", "gateway", "serve", *self.arguments),
+                env=self.environment(),
+                stdout=out,
+                stderr=out,
             )
         async with asyncio.timeout(30):
             while not await self._answers():

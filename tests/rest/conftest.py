@@ -69,6 +69,10 @@ class Server:
 Serve = Callable[..., Awaitable[Server]]
 
 
+async def _metrics() -> bytes:
+    return b"up 1\n"
+
+
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
     """Starts a server with other settings than the usual ones."""
@@ -79,7 +83,7 @@ async def serve() -> AsyncIterator[Serve]:
             known: dict[str, Any] = {"version": "1.2.3", "public_url": "http://chat.example", "info": INFO}
             settings = RestSettings(**(known | changes))
             observed: list[tuple[str, str, int, float]] = []
-            app = make_app(chat, settings, lambda: b"up 1\n", lambda *seen: observed.append(seen))
+            app = make_app(chat, settings, _metrics, lambda *seen: observed.append(seen))
             http = await HttpServer.start(app, settings)
             stack.push_async_callback(http.stop, 0.1)
             listener = await asyncio.get_running_loop().create_server(http, "127.0.0.1", 0)
