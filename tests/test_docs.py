@@ -181,8 +181,8 @@ def test_scopes() -> None:
 
 def test_reset_reasons() -> None:
     """Every reason for which a session cannot be resumed is in its table."""
-    door = (ROOT / "gateway" / "door.py").read_text("utf-8")
-    reasons = {*re.findall(r'Reset\("(\w+)"', door), *get_args(Refused)}
+    code = "".join((ROOT / "gateway" / f"{name}.py").read_text("utf-8") for name in ("door", "arrivals", "handover"))
+    reasons = {*re.findall(r'(?:Reset\(|_refuse\(asked, )"(\w+)"', code), *get_args(Refused)} - {"superseded"}
     assert {row[0] for row in _rows(PROTOCOL, "reason", "meaning", "`handled`")} == reasons
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from protocol.errors import CloseCode
+from tests.e2e.lines import Ended
 from tests.e2e.server import Person, Server
 from tests.e2e.socket_client import SocketClient, socket_client
 from tests.valkey import Valkey
@@ -54,7 +57,7 @@ async def resumed(client: SocketClient, ready: dict[str, Any], received: int, to
 
 async def texts(client: SocketClient, count: int, timeout: float = PATIENCE) -> list[str]:
     """The texts of the next messages it hears."""
-    heard = []
+    heard: list[str] = []
     while len(heard) < count:
         frame = await client.until("message_received", timeout=timeout)
         heard.append(frame["data"]["message"]["content"])
@@ -108,7 +111,10 @@ async def test_resume_elsewhere(nodes: list[Server]) -> None:
         answer = await resumed(again, ready, 2 + moved.received)
         assert (answer["event"], answer["data"]) == ("resumed", {"missed": 1, "handled": 2})  # its own message
         await again.say(room, "back home")
-        assert (await texts(bobs, 7))[-3:] == ["live", "from there", "back home"]
+        heard: list[str] = []
+        while heard[-1:] != ["back home"]:
+            heard += await texts(bobs, 1)
+        assert heard[-2:] == ["from there", "back home"]
 
 
 async def test_resume_after_a_cut(nodes: list[Server]) -> None:
@@ -235,6 +241,81 @@ async def test_stopped_node(nodes: list[Server]) -> None:
         assert anns.received == 0
         assert (await kept.say(room, "still here"))["event"] == "ack"
         assert await texts(bobs, 2) == ["now", "still here"]
+
+
+async def test_race(nodes: list[Server]) -> None:
+    """Of many resumes at once on two nodes each gets its verdict, and at the end one connection has the session."""
+    here, there = nodes
+    ann, bob = await here.people(2)
+    room = await here.chatroom(ann, bob)
+    async with AsyncExitStack() as stack:
+        anns, ready = await opened(stack, here, ann)
+        anns.cut()
+        racers = [await stack.enter_async_context(socket_client(nodes[i % 2])) for i in range(8)]
+        verdicts = await asyncio.gather(*(_raced(racer, ready) for racer in racers))
+        assert set(verdicts) <= {"resumed", "session_reset", "replaced"}, verdicts
+        assert "resumed" in verdicts, verdicts
+        bobs, _ = await opened(stack, there, bob)
+        await bobs.say(room, "who is there?")
+        owners = [racer for racer, verdict in zip(racers, verdicts, strict=True) if verdict == "resumed"]
+        heard = await asyncio.gather(*(_hears(racer) for racer in owners))
+        assert sum(heard) == 1, (verdicts, heard)
+
+
+async def _raced(racer: SocketClient, ready: dict[str, Any]) -> str:
+    try:
+        return str((await resumed(racer, ready, 0))["event"])
+    except Ended as ended:
+        return CloseCode(ended.code).name
+
+
+async def _hears(racer: SocketClient) -> bool:
+    """Whether this connection has the session; the others were closed when another took it."""
+    try:
+        return await texts(racer, 1) == ["who is there?"]
+    except Ended as ended:
+        if ended.code != CloseCode.replaced:
+            raise
+        return False
+
+
+async def test_redis_sees_nothing(nodes: list[Server], valkey: Valkey) -> None:
+    """Whoever reads along in Redis learns ids and times, but no text, no name and no token."""
+    here, there = nodes
+    spy = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", SPY, str(valkey.port), stdout=asyncio.subprocess.PIPE
+    )
+    assert spy.stdout is not None
+    assert await spy.stdout.readline() == b"+OK\r\n"
+    ann, bob = await here.people(2)
+    room = await here.chatroom(ann, bob, name="planted-name-77")
+    async with AsyncExitStack() as stack:
+        anns, ready = await opened(stack, here, ann)
+        bobs, _ = await opened(stack, there, bob)
+        await anns.say(room, "planted-text-1234")
+        await texts(bobs, 1)
+        moved = await stack.enter_async_context(socket_client(there))
+        assert (await resumed(moved, ready, 0))["event"] == "resumed"
+    valkey.kill()
+    seen = await spy.stdout.read()
+    await spy.wait()
+    assert str(room).encode() in seen
+    for secret in ("planted", ann.username, ready["resume_token"], ann.token):
+        assert secret.encode() not in seen, secret
+
+
+SPY = """
+import socket, sys
+line = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=60)
+line.sendall(b"MONITOR\\r\\n")
+try:
+    while data := line.recv(65536):
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+except OSError:
+    pass
+"""
+"""Prints all that Redis is told, until it is gone."""
 
 
 async def connected(node: Server) -> None:
