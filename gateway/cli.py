@@ -1,4 +1,4 @@
-"""The command line: `parley serve`, `parley chat`, `parley migrate`, `parley keys show`, `parley keys rotate`.
+"""The command line: `parley serve`, `parley chat`, `parley migrate`, `parley keys …`, `parley users …`.
 
 Other packages add commands by entry points of the group `parley.commands`, as `parley bench` is.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TextIO
@@ -25,7 +27,8 @@ from gateway.config import Config, ConfigError
 from gateway.urls import key_text
 from gateway.worker import Worker, WorkerRefusedError
 from protocol.errors import ChatError
-from storage.database import Database, DatabaseError, migrate
+from storage import activation
+from storage.database import Database, DatabaseError, check_migrated, migrate
 from storage.embedded import EmbeddedPostgresError, database_url
 from storage.embedded_valkey import EmbeddedValkeyError
 from storage.redis_client import RedisUrlError
@@ -164,6 +167,28 @@ def rotate() -> None:
     _print_ids(keyfile.rotate(config.key_directory))
 
 
+@main.group()
+def users() -> None:
+    """The accounts of people and bots."""
+
+
+@users.command()
+@click.argument("name")
+def deactivate(name: str) -> None:
+    """Take the account NAME (a user name or an e-mail address) out of use, and its bots.
+
+    Its sign-ins end, and a running server closes its sockets within 2 seconds. What it wrote stays.
+    """
+    click.echo(f"{asyncio.run(_set_active(_config(sys.stderr), name, is_active=False))} is deactivated")
+
+
+@users.command()
+@click.argument("name")
+def activate(name: str) -> None:
+    """Give the account NAME back. Its user signs in again; the keys of its bots are good as before."""
+    click.echo(f"{asyncio.run(_set_active(_config(sys.stderr), name, is_active=True))} is active")
+
+
 def _config(log: TextIO, **fields: object) -> Config:
     config = Config.from_env()
     logs.set_up(config.log_level, log, **fields)
@@ -179,10 +204,28 @@ def _print_ids(found: Keys) -> None:
 
 
 async def _migrate(config: Config) -> list[str]:
+    async with _database(config) as database, database.acquire() as connection:
+        return await migrate(connection)
+
+
+async def _set_active(config: Config, name: str, *, is_active: bool) -> str:
+    """Raises Refusal for a name that nobody has, and for a bot that has ended for good."""
+    async with _database(config) as database, database.transaction() as connection:
+        await check_migrated(connection)
+        found = await activation.find(connection, name)
+        if found is None:
+            raise Refusal(f"There is no user {name}.")
+        if found.is_revoked:
+            raise Refusal(f"{found.username} is a bot that its owner has revoked: it is deactivated for good.")
+        await (activation.activate if is_active else activation.deactivate)(connection, found.id)
+    return found.username
+
+
+@asynccontextmanager
+async def _database(config: Config) -> AsyncIterator[Database]:
     async with database_url(config.database_url, config.data) as url:
         database = await Database.open(url, pool_size=1)
         try:
-            async with database.acquire() as connection:
-                return await migrate(connection)
+            yield database
         finally:
             await database.close()

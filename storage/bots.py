@@ -144,11 +144,30 @@ async def set_public_key(conn: Connection, bot_id: UUID, public_key: bytes | Non
 async def set_scopes(conn: Connection, bot_id: UUID, scopes: Sequence[Scope]) -> list[UUID]:
     """Sets what a bot may do. Its keys stay, under new sign-ins: a sign-in has the same scopes all its life."""
     await _set(conn, bot_id, {"scopes": list(scopes)})
+    return await _renew(conn, bot_id, SCOPES_CHANGED)
+
+
+async def _renew(conn: Connection, bot_id: UUID, why: tuple[CloseCode, str]) -> list[UUID]:
+    """Puts new sign-ins under the same keys: what was opened with the old ones ends."""
     rows = await conn.fetch("SELECT client_type FROM sign_ins WHERE user_id = $1", bot_id)
-    ended = await _end(conn, bot_id, ("api_key", "public_key"), SCOPES_CHANGED)
+    ended = await _end(conn, bot_id, ("api_key", "public_key"), why)
     for row in rows:
         await _begin(conn, bot_id, row["client_type"])
     return ended
+
+
+_OF = f"SELECT b.user_id FROM bots b WHERE (b.user_id = $1 OR b.owner_id = $1) AND {_LIVE} ORDER BY b.user_id"
+
+
+async def lock_of(conn: Connection, user_id: UUID) -> None:
+    """Keeps others from changing a bot, or the bots of a person, until the end of the transaction."""
+    await conn.execute(f"{_OF} FOR UPDATE", user_id)
+
+
+async def renew_of(conn: Connection, user_id: UUID) -> None:
+    """Ends what a bot, or the bots of a person, have open. Their keys stay; whether they open anything is not ours."""
+    for row in await conn.fetch(_OF, user_id):
+        await _renew(conn, row["user_id"], KEY_ENDED)
 
 
 async def revoke(conn: Connection, bot_id: UUID) -> list[UUID]:

@@ -217,6 +217,13 @@ async def migrate(connection: Connection) -> list[str]:
     return [migration.name for migration in missing]
 
 
+async def check_migrated(connection: Connection) -> None:
+    """Raises DatabaseError where `migrate` would have something to do, or would refuse."""
+    if missing := _missing(await _applied(connection), migrations()):
+        names = ", ".join(migration.name for migration in missing)
+        raise DatabaseError(f"The database lacks what this Parley needs ({names}): run `parley migrate`.")
+
+
 async def _applied(connection: Connection) -> dict[str, str]:
     await connection.execute(
         "CREATE TABLE IF NOT EXISTS schema_migrations "

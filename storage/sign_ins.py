@@ -106,6 +106,16 @@ async def revoke(conn: Connection, sign_in_id: UUID, why: str) -> bool:
     return bool(revoked)
 
 
+async def of_person(conn: Connection, user_id: UUID) -> list[UUID]:
+    """The sign-ins of a person that have not ended. Those of a bot are its keys."""
+    rows = await conn.fetch(
+        """SELECT id FROM sign_ins
+           WHERE user_id = $1 AND client_type IN ('web', 'mobile') AND revoked_at IS NULL ORDER BY id""",
+        user_id,
+    )
+    return [row["id"] for row in rows]
+
+
 async def find(conn: Connection, sign_in_id: UUID, user_id: UUID) -> SignIn | None:
     """The sign-in and its user as they are now, a bot with its owner. None when that user has no such sign-in."""
     row = await conn.fetchrow(

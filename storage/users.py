@@ -69,14 +69,19 @@ async def _taken(conn: Connection, username: str) -> str:
 
 
 async def find_login(conn: Connection, name: str) -> Login | None:
-    """The user with this user name or e-mail address, active or not. A bot has no password to sign in with.
+    """The user with this user name or e-mail address, active or not. A bot has no password to sign in with."""
+    column, key = column_of(name)
+    row = await conn.fetchrow(f"SELECT id, password_hash FROM users WHERE {column} = $1 AND NOT is_bot", key)
+    return Login(row["id"], row["password_hash"]) if row else None
+
+
+def column_of(name: str) -> tuple[str, str]:
+    """Where a user name or an e-mail address is found, and as what.
 
     Only an address has an @, so nobody can take a name that is someone's address.
     """
     key = name_key(name)
-    column = "email_key" if "@" in key else "username_key"
-    row = await conn.fetchrow(f"SELECT id, password_hash FROM users WHERE {column} = $1 AND NOT is_bot", key)
-    return Login(row["id"], row["password_hash"]) if row else None
+    return ("email_key" if "@" in key else "username_key"), key
 
 
 async def record_login(conn: Connection, user_id: UUID) -> Account | None:

@@ -1,6 +1,8 @@
+import asyncio
 from base64 import b64decode, urlsafe_b64decode
 from pathlib import Path
 
+import asyncpg
 import pytest
 from click.testing import CliRunner, Result
 
@@ -37,7 +39,7 @@ def test_help_names_the_commands(cli: Cli) -> None:
     """`parley --help` shows what there is."""
     result = cli.run("--help")
     assert result.exit_code == 0
-    assert all(command in result.output for command in ("serve", "migrate", "keys"))
+    assert all(command in result.output for command in ("serve", "migrate", "keys", "users"))
 
 
 def test_bench_is_a_command(cli: Cli) -> None:
@@ -67,6 +69,29 @@ def test_database_away(cli: Cli, tmp_path: Path) -> None:
     """A database that does not answer is told in one line."""
     cli.env["DATABASE_URL"] = f"postgresql://parley@/parley?host={tmp_path}"
     _refused(cli.run("migrate"), 1, "DATABASE_URL cannot be used")
+
+
+@pytest.mark.parametrize("command", ["activate", "deactivate"])
+def test_a_user_who_is_not_there(cli: Cli, database_url: str, command: str) -> None:
+    """A name that nobody has is told in one line; so is an address."""
+    cli.env["DATABASE_URL"] = database_url
+    _refused(cli.run("users", command, "nobody"), 1, "There is no user nobody")
+    _refused(cli.run("users", command, "no@body"), 1, "There is no user no@body")
+
+
+def test_a_database_that_is_not_up_to_date(cli: Cli, database_url: str) -> None:
+    """Accounts are changed in a database that this Parley knows, and nothing is migrated on the way."""
+    cli.env["DATABASE_URL"] = database_url
+    asyncio.run(_forget_migrations(database_url))
+    _refused(cli.run("users", "deactivate", "ann"), 1, "run `parley migrate`")
+    assert asyncio.run(_forget_migrations(database_url)) == "DELETE 0"
+
+
+async def _forget_migrations(url: str) -> str:
+    connection = await asyncpg.connect(url)
+    status: str = await connection.execute("DELETE FROM schema_migrations")
+    await connection.close()
+    return status
 
 
 def test_wrong_setting(cli: Cli) -> None:
