@@ -34,8 +34,6 @@ ASK_SECONDS = 0.5
 """How long the former owner of a session may take to give it away."""
 GIVE_SECONDS = 0.35
 """How long it waits for commands under way, whose answers belong to the session."""
-SILENT_SECONDS = 1.0
-"""How long a node that did not answer is not asked again: when it has died, its clients must not each wait for it."""
 POLL = 0.005
 """Seconds between two looks at whether they are done."""
 
@@ -58,7 +56,7 @@ class Handover:
         self._arriving: dict[bytes, asyncio.Event] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._over: dict[UUID, list[bytes]] = {}
-        self._silent: dict[UUID, float] = {}
+        self._silent: set[UUID] = set()
         bus.on(SessionAsked, self._take_asked)
         bus.on(SessionGiven, self._take_answer)
         bus.on(SessionRefused, self._take_answer)
@@ -83,7 +81,7 @@ class Handover:
 
     async def ask(self, owner: UUID, asked: SessionAsked) -> Answer | None:
         """Asks another node for a session. None when it is dead, or says nothing in time."""
-        if self._silent.get(owner, 0.0) > time.monotonic() or not await self._lives(owner):
+        if not await self._lives(owner):
             return None
         key = asked.digest, asked.fence
         answer = self._answers[key] = asyncio.get_running_loop().create_future()
@@ -91,17 +89,21 @@ class Handover:
         try:
             return await asyncio.wait_for(answer, ASK_SECONDS)
         except TimeoutError:
-            self._silent[owner] = time.monotonic() + SILENT_SECONDS
+            self._silent.add(owner)
             return None
         finally:
             del self._answers[key]
 
     async def _lives(self, node_id: UUID) -> bool:
-        if node_id in self._leases.live:
+        """Who has not answered and has missed a beat counts as dead: its clients must not each wait for it."""
+        silent = node_id in self._silent
+        if node_id in self._leases.live and not silent:
             return True
         with contextlib.suppress(*AWAY):
             await self._leases.look()  # it may be younger than our last look
-        return node_id in self._leases.live
+        if node_id in self._leases.fresh:
+            self._silent.discard(node_id)
+        return node_id in (self._leases.fresh if silent else self._leases.live)
 
     @contextlib.asynccontextmanager
     async def arriving(self, digest: bytes) -> AsyncIterator[None]:
@@ -227,7 +229,7 @@ class Handover:
             if lost_all:
                 await self._restore()
             await self.drop_claimed()
-            self._silent = {node: until for node, until in self._silent.items() if node in self._leases.live}
+            self._silent &= self._leases.live
             over, self._over = self._over, {}
             for home, digests in over.items():
                 await self._leases.give_up(home, digests)

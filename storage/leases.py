@@ -27,6 +27,9 @@ BEAT = 1.0
 LEASE = 5.0
 """Seconds without a beat after which a node counts as dead."""
 
+FRESH = 2.0
+"""Seconds since its last beat after which a node has missed one."""
+
 _LEASES = "parley:leases"
 _EPOCH = "parley:epoch"
 
@@ -38,7 +41,9 @@ local live = {}
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
     local age = now - tonumber(all[i + 1])
-    if age <= tonumber(ARGV[2]) then live[#live + 1] = all[i]
+    if age <= tonumber(ARGV[2]) then
+        live[#live + 1] = all[i]
+        live[#live + 1] = age
     elseif age > 60 * tonumber(ARGV[2]) then redis.call('HDEL', KEYS[1], all[i]) end
 end
 return live
@@ -78,6 +83,8 @@ class Leases:
         self.node_id = node_id
         self.live: frozenset[UUID] = frozenset()
         """The other nodes that were alive at the last beat."""
+        self.fresh: frozenset[UUID] = frozenset()
+        """Those of them that had not missed a beat."""
         self._redis: Any = redis
         self._epoch: bytes | None = None
         self._changes: dict[UUID, bytes | None] = {}
@@ -106,7 +113,9 @@ class Leases:
     async def look(self) -> None:
         """Shows that this node lives, and looks which others do. Raises AWAY."""
         live = await self._beat_script(keys=[_LEASES], args=[self.node_id.hex, int(LEASE * 1000)])
-        self.live = frozenset(UUID(bytes.decode(name)) for name in live) - {self.node_id}
+        ages = {UUID(bytes.decode(name)): age / 1000 for name, age in zip(live[::2], live[1::2], strict=True)}
+        self.live = frozenset(ages) - {self.node_id}
+        self.fresh = frozenset(node for node in self.live if ages[node] <= FRESH)
 
     async def beat(self) -> bool:
         """`look`, and whether Redis has lost its memory since the last time. Raises AWAY."""

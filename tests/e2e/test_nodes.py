@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import asyncpg
 import pytest
+import pytest_asyncio
 
 from protocol.errors import CloseCode
 from tests.e2e.lines import Ended
@@ -24,21 +26,44 @@ PATIENCE = 15.0
 """Seconds for what takes two at most on a machine that has nothing else to do."""
 
 
-@pytest.fixture
-async def nodes(database_url: str, tmp_path: Path, valkey: Valkey) -> AsyncIterator[list[Server]]:
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def valkey(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Valkey]:
+    """The Valkey of the two nodes."""
+    server = Valkey(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def both(
+    server_url: str, tmp_path_factory: pytest.TempPathFactory, valkey: Valkey
+) -> AsyncIterator[list[Server]]:
     """Two nodes that share a database, keys and a Valkey."""
+    admin = await asyncpg.connect(server_url, database="postgres")
+    await admin.execute("CREATE DATABASE nodes TEMPLATE parley")
+    data = tmp_path_factory.mktemp("nodes") / "data"
     async with AsyncExitStack() as stack:
         started = []
         for number in range(2):
-            directory = tmp_path / f"node-{number}"
-            directory.mkdir()
-            settings = {"REDIS_URL": valkey.url, "PARLEY_DATA": str(tmp_path / "data"), "PARLEY_PRESENCE_GRACE": "1"}
-            node = Server(directory, database_url, settings)
+            settings = {"REDIS_URL": valkey.url, "PARLEY_DATA": str(data)}
+            directory = tmp_path_factory.mktemp(f"node-{number}")
+            node = Server(directory, server_url.replace("/parley?", "/nodes?"), settings)
             await node.start()
             stack.push_async_callback(node.stop)
             started.append(node)
         yield started
+    await admin.execute("DROP DATABASE nodes WITH (FORCE)")
+    await admin.close()
     assert not any("Traceback" in node.logs() for node in started)
+
+
+@pytest.fixture
+async def nodes(both: list[Server], valkey: Valkey) -> list[Server]:
+    """The two nodes, in touch with each other, whatever the test before has done to Valkey."""
+    valkey.resume()
+    await asyncio.gather(*(connected(node) for node in both))
+    return both
 
 
 async def opened(stack: AsyncExitStack, node: Server, person: Person) -> tuple[SocketClient, dict[str, Any]]:
@@ -140,9 +165,11 @@ async def test_resume_after_a_cut(nodes: list[Server]) -> None:
         assert (await moved.until("typing_indicator"))["data"]["user_id"] == str(bob.id)
 
 
-async def test_dead_node(nodes: list[Server]) -> None:
+async def test_dead_node(nodes: list[Server], tmp_path: Path) -> None:
     """The sessions of a node that was killed are reset, and sync brings what was missed."""
-    here, there = nodes
+    there = nodes[0]
+    here = Server(tmp_path, there.database_url, there.settings)
+    await here.start()
     ann, bob = await here.people(2)
     room = await here.chatroom(ann, bob)
     async with AsyncExitStack() as stack:
@@ -296,7 +323,7 @@ async def test_redis_sees_nothing(nodes: list[Server], valkey: Valkey) -> None:
         await texts(bobs, 1)
         moved = await stack.enter_async_context(socket_client(there))
         assert (await resumed(moved, ready, 0))["event"] == "resumed"
-    valkey.kill()
+    spy.terminate()
     seen = await spy.stdout.read()
     await spy.wait()
     assert str(room).encode() in seen
@@ -308,14 +335,11 @@ SPY = """
 import socket, sys
 line = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=60)
 line.sendall(b"MONITOR\\r\\n")
-try:
-    while data := line.recv(65536):
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-except OSError:
-    pass
+while data := line.recv(65536):
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
 """
-"""Prints all that Redis is told, until it is gone."""
+"""Prints all that Redis is told."""
 
 
 async def connected(node: Server) -> None:
