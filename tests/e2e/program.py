@@ -1,4 +1,4 @@
-"""An example in a process of its own, started as its docstring says."""
+"""Programs in processes of their own: an example, started as its docstring says, and commands beside a server."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+from tests.e2e.server import Server
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,3 +57,17 @@ async def running(name: str, token: str, *arguments: str) -> AsyncIterator[Progr
         if process.returncode is None:
             process.kill()
             await process.communicate()
+
+
+async def parley(server: Server, *arguments: str, status: int = 0) -> str:
+    """What a command prints that has to end with this status, beside the running server."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", *arguments),
+        env=server.environment(),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    async with asyncio.timeout(30):
+        output, _ = await process.communicate()
+    assert process.returncode == status, output
+    return output.decode()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 import time
 from contextlib import AsyncExitStack
 from typing import Any
@@ -11,25 +9,12 @@ from typing import Any
 from tests.e2e.bots import make_bot
 from tests.e2e.doors import ask
 from tests.e2e.lines import TRANSPORTS
+from tests.e2e.program import parley
 from tests.e2e.server import PASSWORD, Person, Server
 from tests.e2e.socket_client import SocketClient, socket_client
 
 CLOSES_WITHIN = 2.0
 """Seconds after which an account that was deactivated must have no socket left."""
-
-
-async def parley(server: Server, *arguments: str, status: int = 0) -> str:
-    """What a command prints that has to end with this status, beside the running server."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", *arguments),
-        env=server.environment(),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    async with asyncio.timeout(30):
-        output, _ = await process.communicate()
-    assert process.returncode == status, output
-    return output.decode()
 
 
 async def opened(stack: AsyncExitStack, server: Server, person: Person) -> list[SocketClient]:

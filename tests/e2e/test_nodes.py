@@ -18,6 +18,7 @@ import pytest_asyncio
 
 from protocol.errors import CloseCode
 from tests.e2e.lines import Ended
+from tests.e2e.program import parley
 from tests.e2e.server import Person, Server
 from tests.e2e.socket_client import SocketClient, socket_client
 from tests.valkey import Valkey
@@ -225,13 +226,12 @@ async def test_lost_hints(nodes: list[Server], valkey: Valkey) -> None:
 
 @pytest.mark.parametrize("redis", ["there", "away"])
 async def test_rights_end(nodes: list[Server], valkey: Valkey, redis: str) -> None:
-    """A sign-out and a removal on one node close and silence sessions on the other, whether Redis tells it or not."""
+    """What ends rights on one node closes and silences sessions on the other, whether Redis tells it or not."""
     here, there = nodes
-    ann, bob, cat = await here.people(3)
-    room = await here.chatroom(ann, bob, cat)
+    ann, bob, cat, dan, eve, fay = await here.people(6)
+    room = await here.chatroom(ann, bob, cat, dan, eve, fay)
     async with AsyncExitStack() as stack:
-        bobs, _ = await opened(stack, there, bob)
-        cats, _ = await opened(stack, there, cat)
+        bobs, cats, dans, eves, fays = [(await opened(stack, there, person))[0] for person in (bob, cat, dan, eve, fay)]
         if redis == "away":
             valkey.pause()
         await here.data("DELETE", f"/chatrooms/{room}/members/{bob.id}", ann.token)
@@ -240,6 +240,25 @@ async def test_rights_end(nodes: list[Server], valkey: Valkey, redis: str) -> No
         assert refused["data"]["code"] == "CHATROOM_NOT_FOUND"
         await here.data("POST", "/auth/logout", cat.token)
         assert (await cats.closed(PATIENCE))[0] == 4001
+        await here.data("PUT", f"/chatrooms/{room}/members/{dan.id}/mute", ann.token, {"duration_seconds": 3600})
+        assert (await dans.say(room, "may I?"))["data"]["code"] == "MEMBER_MUTED"
+        assert (await dans.ask("typing_start", {"chatroom_id": str(room)}))["data"]["code"] == "MEMBER_MUTED"
+        await here.data("PUT", f"/chatrooms/{room}/bans/{eve.id}", ann.token, {})
+        assert (await eves.say(room, "still here?"))["data"]["code"] == "CHATROOM_NOT_FOUND"
+        await here.data("POST", f"/chatrooms/{room}/messages", ann.token, {"content": "at last"})
+        assert await texts(dans, 1) == ["at last"]
+        assert "message_received" not in await kinds(eves)
+        await parley(here, "users", "deactivate", fay.username)
+        assert (await fays.closed(PATIENCE))[0] == 4001
+
+
+async def kinds(client: SocketClient) -> list[str]:
+    """The events it has not read yet."""
+    await client.send("ping", id="now")
+    heard: list[str] = []
+    while (frame := await client.recv()).get("id") != "now":
+        heard.append(frame["event"])
+    return heard
 
 
 async def test_stopped_node(nodes: list[Server]) -> None:
