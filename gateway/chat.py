@@ -176,11 +176,18 @@ class Chat:
         return self._services.access_tokens.jwks()
 
     async def health(self) -> dict[str, str]:
-        """Each service behind Parley: `healthy` or `unhealthy`. Anyone may ask, so the answer holds for a second."""
+        """Each service behind Parley: `healthy`, `unhealthy`, or `degraded` where Parley can do without.
+
+        Anyone may ask, so the answer holds for a second.
+        """
         now = asyncio.get_running_loop().time()
         if now - self._health[0] > HEALTH_SECONDS:
-            self._health = (now, {"database": await self._database_health()})
+            self._health = (now, {"database": await self._database_health(), **self._redis_health()})
         return self._health[1]
+
+    def _redis_health(self) -> dict[str, str]:
+        connected = self._services.nodes.connected
+        return {} if connected is None else {"redis": "healthy" if connected else "degraded"}
 
     async def _database_health(self) -> str:
         try:

@@ -43,6 +43,11 @@ class Nodes:
         bus.on(SignInEnded, self._take)
         bus.on(UserChanged, self._take)
 
+    @property
+    def connected(self) -> bool | None:
+        """Whether hints of other nodes come; None where there are no others."""
+        return self._bus.connected
+
     # --- telling -----------------------------------------------------------------------------
 
     def tell_openers(self, chatroom_id: UUID, event: str, data: Event, but: UUID | None = None) -> None:

@@ -72,12 +72,12 @@ class Service:
         return succeeded(report) if well else refused(ChatError("SERVICE_UNAVAILABLE"), data=report)
 
     def _report(self, services: dict[str, str], well: bool) -> Health:
-        status = "healthy" if well else "unhealthy"
+        status = ("degraded" if "degraded" in services.values() else "healthy") if well else "unhealthy"
         return Health(status=status, timestamp=datetime.now(UTC), version=self._version, services=services)
 
 
 def _all_well(services: dict[str, str]) -> bool:
-    return all(state == "healthy" for state in services.values())
+    return "unhealthy" not in services.values()
 
 
 def add_service(app: web.Application, chat: Chat, settings: RestSettings, metrics: ReadMetrics) -> None:

@@ -17,6 +17,11 @@ H = TypeVar("H", bound=Hint)
 class Bus(Protocol):
     """What nodes tell each other. Everything on it may be lost; whoever relies on it has a way to find out."""
 
+    @property
+    def connected(self) -> bool | None:
+        """Whether hints of other nodes come; None where there are no others."""
+        ...
+
     def listen(self, listener: Listener) -> None:
         """Hears all committed events that come from now on, of this node and of others."""
         ...
@@ -56,6 +61,8 @@ class Bus(Protocol):
 
 class LocalBus:
     """The bus of a single process: every listener hears every commit, at once and in order."""
+
+    connected = None
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []

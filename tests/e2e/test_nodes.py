@@ -212,6 +212,9 @@ async def test_lost_hints(nodes: list[Server], valkey: Valkey) -> None:
         await anns.say(room, "0")
         assert await texts(bobs, 1) == ["0"]
         valkey.kill()
+        async with asyncio.timeout(PATIENCE):
+            while (await here.data("GET", "/health"))["services"] != {"database": "healthy", "redis": "degraded"}:
+                await asyncio.sleep(0.1)
         for number in range(1, 6):
             await anns.say(room, f"{number}")
         assert await texts(bobs, 5) == [f"{number}" for number in range(1, 6)]

@@ -34,6 +34,14 @@ async def test_a_service_that_is_away(server: Server, path: str, status: int) ->
         assert answer.body["data"]["services"] == {"database": "unhealthy"}
 
 
+@pytest.mark.parametrize("path", ["/health", "/health/ready"])
+async def test_a_service_that_can_be_done_without(server: Server, path: str) -> None:
+    """It is reported, and no reason to send clients elsewhere."""
+    server.chat.services = {"database": "healthy", "redis": "degraded"}
+    answer = await server.ask("GET", path, headers={})
+    assert (answer.status, answer.body["data"]["status"]) == (200, "degraded")
+
+
 async def test_a_draining_server_is_well_but_not_ready(server: Server) -> None:
     """New work goes elsewhere; nobody restarts it for that."""
     server.chat.ready = False
