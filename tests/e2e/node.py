@@ -97,9 +97,9 @@ class LateDatabase(Database):
 class Node:
     """The parts of a Parley process, wired as `gateway.__main__` does."""
 
-    def __init__(self, config: Config, read: SlowDatabase, write: LateDatabase) -> None:
+    def __init__(self, config: Config, read: SlowDatabase, write: LateDatabase, bus: LocalBus) -> None:
         keys = keyfile.load_keys(config.key_directory, None, None, None, None, production=False)
-        metrics, bus = Metrics(), LocalBus()
+        metrics = Metrics()
         self.config = config
         tokens = ResumeTokens(uuid4(), keys.master)
         self.write = write
@@ -144,7 +144,7 @@ class Node:
 
 
 @asynccontextmanager
-async def running_node(url: str, directory: Path) -> AsyncIterator[Node]:
+async def running_node(url: str, directory: Path, bus: LocalBus | None = None) -> AsyncIterator[Node]:
     """A node on a migrated database."""
     config = Config(
         data=directory,
@@ -155,7 +155,7 @@ async def running_node(url: str, directory: Path) -> AsyncIterator[Node]:
         auth_deadline=120.0,  # two hundred open at once, on a machine that may be busy
     )
     read, write = await SlowDatabase.open(url, 50), await LateDatabase.open(url, 5)
-    node = Node(config, cast("SlowDatabase", read), cast("LateDatabase", write))
+    node = Node(config, cast("SlowDatabase", read), cast("LateDatabase", write), bus or LocalBus())
     try:
         yield node
     finally:
