@@ -25,6 +25,7 @@ from gateway.front_door import FrontDoor
 from gateway.housekeeping import Housekeeping
 from gateway.hub import Hub
 from gateway.metrics import Metrics
+from gateway.neighbours import Neighbours
 from gateway.nodes import Nodes
 from gateway.ports import cannot_listen
 from gateway.presence import Presence
@@ -111,6 +112,7 @@ async def _run_node(
     room_keys = RoomKeys(database, master)
     repair = Repair(hub, cluster.bus, database, room_keys)
     nodes = Nodes(hub, cluster.bus, database)
+    neighbours = Neighbours(cluster.bus, cluster.leases)
     services = Services(
         config=config,
         database=database,
@@ -139,7 +141,7 @@ async def _run_node(
     ):
         _announce(config, listening, worker)
         await _until_told_to_stop(reload, worker)
-        await drain(services, chat, listening.servers, config.drain)
+        await drain(services, chat, listening.servers, neighbours)
     wheel.stop()
     services.passwords.close()
 

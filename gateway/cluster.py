@@ -40,6 +40,7 @@ class Alone:
         self.bus: Bus = LocalBus()
         self.tokens = ResumeTokens(uuid4(), keys.master)
         self.fence = Open()
+        self.leases: Leases | None = None
         self.jobs: tuple[Job, ...] = ()
         self.live: frozenset[UUID] = frozenset()
 

@@ -128,7 +128,15 @@ class Config:
         "PARLEY_FRAME_DEADLINE", 10.0, "seconds that a preface with its handshake, or a frame, may take in all on TCP"
     )
     slow_consumer: float = setting("PARLEY_SLOW_CONSUMER", 15.0, "seconds a lagging reader has to drain")
-    drain: float = setting("PARLEY_DRAIN", 5.0, "seconds over which sockets are closed on SIGTERM")
+    drain: float = setting(
+        "PARLEY_DRAIN",
+        5.0,
+        "seconds over which sockets are closed on SIGTERM; with other nodes, those that each client has to move there,"
+        " and once more to resume there when it did not",
+    )
+    reconnect_rate: int = setting(
+        "PARLEY_RECONNECT_RATE", 500, "sessions a second that a stopping node sends to the others"
+    )
 
     # Limits
     limit_frame: int = setting("PARLEY_LIMIT_FRAME", 65_536, "bytes in a frame from a client")
@@ -255,7 +263,7 @@ def _parse(name: str, kind: str, text: str) -> Any:
         number = int(text) if kind == "int" else float(text)
     except ValueError:
         raise ConfigError(f"{name} is {text!r}; it has to be a number") from None
-    if number == 0 and "_LIMIT_" in name:
+    if number == 0 and ("_LIMIT_" in name or name == "PARLEY_RECONNECT_RATE"):
         raise ConfigError(f"{name} is 0; it has to be above zero")
     if not 0 <= number < math.inf:
         raise ConfigError(f"{name} is {text}; it cannot be negative or without end")

@@ -372,7 +372,9 @@ class Connection:
             return
         try:
             async with self._door.admission.turn(resumes=isinstance(command, Resume)):
-                if not self._closing:  # gone while it waited
+                if not self._door.chat.ready:
+                    self.close(CloseCode.draining, REASONS[CloseCode.draining])
+                elif not self._closing:  # gone while it waited
                     await self._greet(id, command)
         except ChatError as error:
             self._fail_opening(id, error)

@@ -15,6 +15,7 @@ REASONS = {
     CloseCode.no_pong: "no sign of life",
     CloseCode.slow_consumer: "the client does not read",
     CloseCode.token_expired: "the access token has expired",
+    CloseCode.draining: "the server is stopping",
 }
 """What the client is told with the close."""
 

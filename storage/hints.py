@@ -76,6 +76,12 @@ class MembersAdded(Hint, frozen=True):
     adds: tuple[UUID, ...]
 
 
+class Stopping(Hint, frozen=True):
+    """A node is stopping: it takes no sessions over any more."""
+
+    node_id: UUID
+
+
 # --- for one node ----------------------------------------------------------------------------
 
 
@@ -138,7 +144,15 @@ class SessionRefused(Hint, frozen=True):
 
 
 AnyHint = (
-    Committed | Ephemeral | SignInEnded | UserChanged | MembersAdded | SessionAsked | SessionGiven | SessionRefused
+    Committed
+    | Ephemeral
+    | SignInEnded
+    | UserChanged
+    | MembersAdded
+    | Stopping
+    | SessionAsked
+    | SessionGiven
+    | SessionRefused
 )
 
 encode = msgspec.msgpack.Encoder().encode
