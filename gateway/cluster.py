@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from crypto.cluster import ClusterKeys
 from crypto.keyfile import Keys
@@ -42,7 +42,6 @@ class Alone:
         self.fence = Open()
         self.leases: Leases | None = None
         self.jobs: tuple[Job, ...] = ()
-        self.live: frozenset[UUID] = frozenset()
 
     def connect(self, hub: Hub, door: Door, repair: Repair, database: Database, room_keys: RoomKeys) -> None:
         """Events that are committed here are delivered here."""
@@ -71,11 +70,6 @@ class Member:
         self.fence = PauseFence()
         self.jobs: tuple[Job, ...] = (self.bus.run, self.leases.run, self.fence.watch_forever)
         metrics.watch_bus(lambda: self.bus.connected, lambda: len(self.leases.live))
-
-    @property
-    def live(self) -> frozenset[UUID]:
-        """The other nodes that were alive at the last beat."""
-        return self.leases.live
 
     def connect(self, hub: Hub, door: Door, repair: Repair, database: Database, room_keys: RoomKeys) -> None:
         """Events and sessions of other nodes come here, and ours go there."""
