@@ -27,6 +27,8 @@ PATIENCE = 5.0
 """Seconds beyond the drain's own that commands in flight may take in all, such as when the database hangs."""
 LAST_WORDS = 0.2
 """Seconds for the last close frames to leave."""
+HEARING = 0.1
+"""Seconds to hear from others that they are stopping too, as when all workers are told to at once."""
 TOLD_AT_ONCE = 100
 """Sessions that are told to move before others get their turn of the loop."""
 
@@ -43,6 +45,8 @@ async def drain(
     for server in servers:
         server.close()
     saying = asyncio.create_task(neighbours.say_stopping())
+    if neighbours:
+        await asyncio.sleep(HEARING)
     if neighbours:
         await _Departure(services, neighbours).run()
     await _send_home(services)
