@@ -51,7 +51,7 @@ ERRORS: dict[str, ErrorKind] = {
     "CHATROOM_ACCESS_DENIED": ErrorKind(403, False, "The chatroom does not allow this."),
     "CHATROOM_FULL": ErrorKind(409, False, "The chatroom has as many members as it may."),
     "CHATROOM_OWNER_REQUIRED": ErrorKind(403, False, "Only the owner may do this."),
-    "MEMBER_MUTED": ErrorKind(403, False, "You may not write in this chatroom before details.muted_until."),
+    "MEMBER_MUTED": ErrorKind(403, False, "You are muted in this chatroom, until details.muted_until."),
     "MEMBER_BANNED": ErrorKind(403, False, "The user is banned from the chatroom; unban them first."),
     # Messages
     "MESSAGE_NOT_FOUND": ErrorKind(404, False, "There is no such message in this chatroom."),

@@ -26,7 +26,8 @@ def check_not_muted(muted_until: datetime | None, now: datetime) -> None:
     if muted_until is None or muted_until <= now:
         return
     left = None if muted_until == FOREVER else (muted_until - now).total_seconds()
-    raise ChatError("MEMBER_MUTED", details={"muted_until": muted_until}, retry_after=left)
+    details = {"muted_until": muted_until}
+    raise ChatError("MEMBER_MUTED", "You are muted in this chatroom.", details=details, retry_after=left)
 
 
 def check_may_ban(actor: Role, target: Role | None) -> None:

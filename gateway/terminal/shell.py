@@ -19,6 +19,7 @@ from gateway.terminal.text import plain
 from gateway.terminal.typed import HELP, Do, Say, Typed, Typist, Wrong, parse
 from gateway.terminal.view import View
 from protocol import commands
+from protocol.commands import Command
 
 PAGE = 20
 """Messages of history shown at once."""
@@ -62,6 +63,10 @@ class Shell:
             "join": self._join,
             "create": self._create,
             "invite": self._invite,
+            "mute": self._mute,
+            "unmute": self._unmute,
+            "ban": self._ban,
+            "unban": self._unban,
             "who": self._who,
             "history": self._history,
             "help": self._help,
@@ -212,6 +217,25 @@ class Shell:
         added = await self._client.call(commands.AddMembers(chatroom_id=chatroom_id, user_ids=[user_id]))
         if not added.added:
             self._show([f"* {plain(username)} is a member already"])
+
+    async def _mute(self, username: str) -> None:
+        await self._moderate(commands.MuteMember, username, duration_seconds=None)
+
+    async def _unmute(self, username: str) -> None:
+        await self._moderate(commands.UnmuteMember, username)
+
+    async def _ban(self, username: str) -> None:
+        await self._moderate(commands.BanMember, username)
+        self._show([f"* {plain(username)} is banned"])
+
+    async def _unban(self, username: str) -> None:
+        await self._moderate(commands.UnbanMember, username)
+        self._show([f"* {plain(username)} is no longer banned"])
+
+    async def _moderate(self, kind: Callable[..., Command], username: str, **more: Any) -> None:
+        chatroom_id = self._opened()
+        user_id = await self._account.find(username)
+        await self._client.call(kind(chatroom_id=chatroom_id, user_id=user_id, **more))
 
     async def _who(self, _: str) -> None:
         fetched = await self._client.call(commands.GetChatroom(chatroom_id=self._opened()))

@@ -9,6 +9,8 @@ HELP = """\
 /join ROOM        open one, by its name or its number in that list
 /create NAME      make one, and open it
 /invite USER      add someone to the open chatroom
+/mute USER        they may not write there until you /unmute USER
+/ban USER         remove someone, who cannot come back until you /unban USER
 /who              its members, and who of them is online
 /history          older messages
 /help             this list
@@ -40,7 +42,8 @@ class Wrong:
 
 Typed = Say | Do | Wrong | None
 
-WITH_ARGUMENT = {"join": "a room", "create": "a name", "invite": "a user name"}
+ON_USERS = ("invite", "mute", "unmute", "ban", "unban")
+WITH_ARGUMENT = {"join": "a room", "create": "a name"} | dict.fromkeys(ON_USERS, "a user name")
 WITHOUT = frozenset({"rooms", "who", "history", "help", "quit"})
 
 

@@ -94,6 +94,34 @@ async def test_two_talk(common_server: Server) -> None:
         assert "hello" not in await b.leave()
 
 
+async def test_moderating(common_server: Server) -> None:
+    """Who is muted is told so and loses no line; who is banned is out, and comes back when that is lifted."""
+    ann, bob = await common_server.people(2)
+    room = await common_server.chatroom(ann, bob, name="Tea")
+    async with (
+        chatting(common_server, "Tea", "--user", ann.username, PARLEY_PASSWORD=PASSWORD) as a,
+        chatting(common_server, "Tea", PARLEY_TOKEN=bob.token) as b,
+    ):
+        await b.shows("--- Tea")
+        a.type(f"/mute {bob.username}")
+        await b.shows(rf"\* {bob.username} may not write in Tea")
+        b.type("can you hear me?")
+        await b.shows(r"! You are muted in this chatroom\. \(not sent: can you hear me\?\)")
+        a.type(f"/unmute {bob.username}")
+        await b.shows(rf"\* {bob.username} may write again in Tea")
+        b.type("and now?")
+        await a.shows(f"{bob.username}: and now")
+        a.type(f"/ban {bob.username}", f"/invite {bob.username}", f"/unban {bob.username}", f"/invite {bob.username}")
+        await a.shows(rf"\* {bob.username} is banned")
+        await a.shows("! The user is banned")
+        await a.shows(rf"\* {bob.username} is no longer banned")
+        await b.shows(r"\* Tea is no longer yours")
+        await b.shows(r"\* you are now in Tea")
+        await a.leave()
+        await b.leave()
+    assert [message["content"] for message in await common_server.history(ann, room)] == ["and now?"]
+
+
 async def test_a_script(common_server: Server) -> None:
     """Lines from a pipe are sent in order, shown when they come back, and the program ends well after the last."""
     ann = await common_server.person()
