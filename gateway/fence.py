@@ -104,6 +104,7 @@ class PauseFence:
 
     async def watch_forever(self) -> None:
         """Looks at the clock again and again, so that an idle loop is not taken for a paused one."""
+        self._seen = time.monotonic()  # what the start took was no pause
         while True:
             _ = self.clear
             await asyncio.sleep(LOOK)
