@@ -197,7 +197,7 @@ async def settle(load: Load, sessions: Sequence[BenchSession], heads: dict[bytes
         )
 
     deadline = time.perf_counter() + SETTLE_SECONDS
-    while not whole() and time.perf_counter() < deadline:  # noqa: ASYNC110  the hot path has no time for events
+    while not whole() and time.perf_counter() < deadline:
         await asyncio.sleep(0.05)
 
 

@@ -60,17 +60,19 @@ class Arrivals:
 
     async def find(self, command: Resume, actor: Actor | None, wire: Wire) -> Session | Reset:
         """The session, on this node now. Raises Superseded when somebody else has resumed it meanwhile."""
-        claim = await self._handover.claim(command.session_id, command.resume_token)
-        session = self._hub.sessions.get(command.session_id)
-        if claim is None:  # with Redis away nobody else can have taken it
-            return session or Reset("unknown_session")
-        if session is not None:
-            session.fence = max(session.fence, claim.fence)
-            return session
-        if claim.owner == self._node_id:
-            await self._handover.arrived(digest_of(command.resume_token))
-            return self._hub.sessions.get(command.session_id) or Reset("unknown_session")
-        async with self._handover.arriving(digest_of(command.resume_token)):
+        digest = digest_of(command.resume_token)
+        with self._handover.arriving(digest) as arrival:
+            claim = await self._handover.claim(command.session_id, command.resume_token)
+            arrival.claimed(claim)
+            session = self._hub.sessions.get(command.session_id)
+            if claim is None:  # with Redis away nobody else can have taken it
+                return session or Reset("unknown_session")
+            if session is not None:
+                session.fence = max(session.fence, claim.fence)
+                return session
+            if claim.owner == self._node_id:
+                await self._handover.arrived(digest, claim.fence)
+                return self._hub.sessions.get(command.session_id) or Reset("unknown_session")
             return await self._fetch(claim, command, actor, wire)
 
     async def _fetch(self, claim: Claim, command: Resume, actor: Actor | None, wire: Wire) -> Session | Reset:

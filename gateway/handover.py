@@ -15,7 +15,7 @@ import contextlib
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from uuid import UUID
 
 from crypto.resume_tokens import ResumeTokens, digest_of, home_of
@@ -44,6 +44,31 @@ class Superseded(Exception):
     """Somebody else has resumed the session since: this one is too late."""
 
 
+class Arrival:
+    """A session that somebody resumes here: `fence` is the number of the claim, None until there is one."""
+
+    def __init__(self) -> None:
+        self.fence: int | None = None
+        self._claimed = asyncio.Event()
+        self._over = asyncio.Event()
+
+    def claimed(self, claim: Claim | None) -> None:
+        """The claim is made, or could not be."""
+        self.fence = None if claim is None else claim.fence
+        self._claimed.set()
+
+    def end(self) -> None:
+        """The session is here, or will not come."""
+        self._claimed.set()
+        self._over.set()
+
+    async def passed(self, fence: int) -> None:
+        """Waits until it is over, if its claim came before the one with this number."""
+        await self._claimed.wait()
+        if self.fence is not None and self.fence < fence:
+            await self._over.wait()
+
+
 class Handover:
     """Gives sessions away, and asks for those of others."""
 
@@ -53,7 +78,7 @@ class Handover:
         self._bus = bus
         self._leases = leases
         self._answers: dict[tuple[bytes, int], asyncio.Future[Answer]] = {}
-        self._arriving: dict[bytes, asyncio.Event] = {}
+        self._arriving: dict[bytes, list[Arrival]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._over: dict[UUID, list[bytes]] = {}
         self._silent: set[UUID] = set()
@@ -105,22 +130,28 @@ class Handover:
             self._silent.discard(node_id)
         return node_id in (self._leases.fresh if silent else self._leases.live)
 
-    @contextlib.asynccontextmanager
-    async def arriving(self, digest: bytes) -> AsyncIterator[None]:
-        """While a session is on its way here, those who want it next wait."""
-        event = self._arriving[digest] = asyncio.Event()
-        try:
-            yield
-        finally:
-            if self._arriving.get(digest) is event:
-                del self._arriving[digest]
-            event.set()
+    @contextlib.contextmanager
+    def arriving(self, digest: bytes) -> Iterator[Arrival]:
+        """While a session is on its way here, those with later claims wait.
 
-    async def arrived(self, digest: bytes) -> None:
-        """Waits until a session that is on its way here has come or not, for as long as asking may take."""
-        if (event := self._arriving.get(digest)) is not None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(event.wait(), ASK_SECONDS)
+        It begins before the claim is made: who claims next may ask here before we know that ours was first.
+        """
+        arrival = Arrival()
+        self._arriving.setdefault(digest, []).append(arrival)
+        try:
+            yield arrival
+        finally:
+            self._arriving[digest].remove(arrival)
+            if not self._arriving[digest]:
+                del self._arriving[digest]
+            arrival.end()
+
+    async def arrived(self, digest: bytes, fence: int) -> None:
+        """Waits until sessions with earlier claims here have come or not, for as long as asking may take."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ASK_SECONDS):
+                for arrival in list(self._arriving.get(digest, ())):
+                    await arrival.passed(fence)
 
     def _take_answer(self, hint: Answer) -> None:
         answer = self._answers.get((hint.digest, hint.fence))
@@ -135,7 +166,7 @@ class Handover:
         task.add_done_callback(self._tasks.discard)
 
     async def _give(self, asked: SessionAsked) -> None:
-        await self.arrived(asked.digest)
+        await self.arrived(asked.digest, asked.fence)
         session = self._hub.sessions.get(asked.session_id)
         if session is None or not hmac.compare_digest(digest_of(session.resume_token), asked.digest):
             self._refuse(asked, "unknown_session")

@@ -148,7 +148,7 @@ _AWAY = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
+    asyncpg.InsufficientResourcesError,  # too many connections, a full disk: nothing was written, and it may pass
     asyncpg.IdleInTransactionSessionTimeoutError,
 )
 

@@ -137,7 +137,7 @@ class Line:
 
     async def _read(self, reader: asyncio.StreamReader) -> bytes:
         data = await reader.read(PIECE)
-        while self._proxy.faults.stalled:  # noqa: ASYNC110  a fault is a plain attribute
+        while self._proxy.faults.stalled:
             await asyncio.sleep(LOOK)
         return data
 
@@ -354,7 +354,7 @@ class Proxy:
             writer.close()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while self.faults.black_hole:  # noqa: ASYNC110  a fault is a plain attribute
+        while self.faults.black_hole:
             await asyncio.sleep(LOOK)
         try:
             far = await self.connect()

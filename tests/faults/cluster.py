@@ -6,7 +6,7 @@ import asyncio
 import random
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,11 @@ import psutil  # type: ignore[import-untyped]
 
 from bench.faults.addresses import Tcp, server_of, through
 from bench.faults.balancer import Balancer
-from bench.faults.load import Load, Member
+from bench.faults.checker import Report
+from bench.faults.load import Load
 from bench.faults.proxy import Proxy
 from bench.faults.redis_commands import LosePublishes
+from bench.faults.talker import Member
 from tests.e2e.server import Person, Server
 
 POOL = 5
@@ -133,7 +135,9 @@ class Cluster:
 
     # --- making it -----------------------------------------------------------------------------
 
-    async def add(self, *, postgres: bool = False, redis: bool = False, **settings: str) -> Node:
+    async def add(
+        self, *, postgres: bool = False, redis: bool = False, settings: Mapping[str, str] | None = None
+    ) -> Node:
         """Starts another node; with a proxy before its PostgreSQL and its Redis where that is asked for."""
         name = f"node-{len(self.nodes)}"
         (self.directory / name).mkdir()
@@ -149,7 +153,7 @@ class Cluster:
             node.losing = LosePublishes(random.Random(self.seed))
             node.redis = await self._proxy(self.redis_url, node.losing)
             node.server.settings["REDIS_URL"] = through(self.redis_url, node.redis.address)
-        node.server.settings.update(settings)
+        node.server.settings.update(settings or {})
         self.nodes.append(node)
         await node.server.start()
         return node
@@ -166,6 +170,11 @@ class Cluster:
                 await asyncio.sleep(0.02)
         self.balancer = Balancer([node.address for node in self.nodes], dice=self.dice)
         await self.balancer.open()
+
+    async def reopen(self) -> None:
+        """Puts the balancer before nodes that were added since, too."""
+        await self.balancer.close()
+        await self.open()
 
     async def close(self) -> None:
         """Ends everything."""
@@ -190,12 +199,15 @@ class Cluster:
     # --- using it --------------------------------------------------------------------------------
 
     async def load(self, members: int = 6, rooms: int = 2, *, rate: float = 60.0) -> Load:
-        """Users who are all in some new chatrooms, and connect by the balancer, in both encodings."""
+        """Users who are all in some new chatrooms, and connect by the balancer.
+
+        The Python client speaks both encodings; every third user has a bare socket.
+        """
         first = self.nodes[0].server
         self.people = await first.people(members)
         self.rooms = [await first.chatroom(self.people[0], *self.people[1:]) for _ in range(rooms)]
         given = [
-            Member(f"m{number}", person.token, self.ws, "msgpack" if number % 2 else "json")
+            Member(f"m{number}", person.token, self.ws, "msgpack" if number % 2 else "json", raw=number % 3 == 2)
             for number, person in enumerate(self.people)
         ]
         return Load(given, self.rooms, rate=rate, seed=self.seed)
@@ -205,7 +217,7 @@ class Cluster:
         await until(lambda: len(self.balancer.ready) < len(self.nodes) and "not every node is ready")
         self.balancer.reset_lines(0.5)
 
-    async def judge(self, load: Load) -> None:
+    async def judge(self, load: Load) -> Report:
         """Everything was right, and nothing is left behind. A history that was not is kept beside the logs."""
         report = load.judge()
         if not report.clean:
@@ -215,6 +227,7 @@ class Cluster:
         await self.nothing_left()
         for node in self.nodes:
             assert "Traceback" not in node.server.logs(), node.server.log_files
+        return report
 
     async def note_levels(self) -> None:
         """Takes down what each node holds before a scenario begins: nobody may be connected."""

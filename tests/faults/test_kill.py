@@ -33,4 +33,6 @@ async def test_two_nodes(cluster: MakeCluster, dice: random.Random, kills: int) 
         for _ in range(kills):
             await load.acked(dice.choice([0, 1, 20]))
             await _kill_and_restart(made, dice)
-    await made.judge(load)
+    report = await made.judge(load)
+    assert report.resumes > 0, "no session was ever resumed"
+    assert report.syncs > 0, "no session was ever lost"

@@ -122,11 +122,12 @@ class TestOutages:
         async with db.acquire() as connection:
             assert await connection.fetchval("SELECT pg_backend_pid()") != pid
 
-    async def test_too_many_connections(self, db: Database) -> None:
-        """A server that has no connection left is an outage."""
+    @pytest.mark.parametrize("error", [asyncpg.TooManyConnectionsError, asyncpg.DiskFullError])
+    async def test_no_room(self, db: Database, error: type[asyncpg.PostgresError]) -> None:
+        """A server that has no connection or no disk left is an outage."""
         with pytest.raises(ChatError, match="SERVICE_UNAVAILABLE"):
             async with db.acquire():
-                raise asyncpg.TooManyConnectionsError("sorry, too many clients already")
+                raise error("there is no room")
 
     async def test_last_words(self, db: Database) -> None:
         """A statement between the server's last words and the end of the stream is an outage too."""
