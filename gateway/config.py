@@ -61,7 +61,8 @@ class Config:
     redis_url: str | None = setting(
         "REDIS_URL",
         None,
-        "Redis or Valkey, through which several nodes on one database wake each other; without it there is one node",
+        "Redis or Valkey, a server, behind Sentinel or a cluster, through which several nodes on one database wake each"
+        " other; without it there is one node",
         secret=True,
     )
     database_pool: int = setting("PARLEY_DATABASE_POOL", 10, "most connections to the database")

@@ -126,7 +126,8 @@ class EmbeddedValkey:
     def _launch(self) -> None:
         log = self._home / _LOG
         options = {**SETTINGS, "unixsocket": str(self._socket)}
-        self._process = run_program(self._program, options, log, self._socket.parent)
+        flags = [argument for name, value in options.items() for argument in (f"--{name}", value)]
+        self._process = run_program([str(self._program), *flags], log, self._socket.parent)
         try:
             wait_until_ready(self._process, socket.AF_UNIX, str(self._socket))
         except TimeoutError as error:
@@ -167,12 +168,11 @@ def valkey_program() -> Path:
     )
 
 
-def run_program(program: Path, options: dict[str, str], log: Path, directory: Path) -> subprocess.Popen[bytes]:
+def run_program(command: Sequence[str], log: Path, directory: Path) -> subprocess.Popen[bytes]:
     """Runs the server in `directory`, with its output in `log`. It is killed when this process ends, in any way."""
-    arguments = [argument for name, value in options.items() for argument in (f"--{name}", value)]
     with log.open("wb") as out:
         return subprocess.Popen(  # noqa: S603 - our own program; the shell sees a constant and arguments
-            ["/bin/sh", "-c", _WITH_ITS_OWNER, str(directory), str(program), *arguments],
+            ["/bin/sh", "-c", _WITH_ITS_OWNER, str(directory), *command],
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=out,

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Never
 
-from storage.redis_client import AWAY, RedisClient
+from storage.redis_client import AWAY, Cluster, RedisClient
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ class Publisher:
 
     def __init__(self, redis: RedisClient, sent: Callable[[int], None], dropped: Callable[[int], None]) -> None:
         self._redis = redis
+        self._sharded = isinstance(redis, Cluster)
         self._sent = sent
         self._dropped = dropped
         self._queue: deque[tuple[bytes, bytes]] = deque()
@@ -48,8 +49,9 @@ class Publisher:
 
     async def _send(self, batch: list[tuple[bytes, bytes]]) -> None:
         pipeline = self._redis.pipeline(transaction=False)
+        publish = pipeline.spublish if self._sharded else pipeline.publish
         for channel, data in batch:
-            pipeline.publish(channel, data)
+            publish(channel, data)
         try:
             await pipeline.execute()
         except AWAY as error:

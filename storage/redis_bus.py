@@ -17,7 +17,8 @@ from storage.bus import Handlers, Listener
 from storage.events import CommittedEvent
 from storage.hints import Committed, Hint
 from storage.publisher import Publisher
-from storage.redis_client import RedisClient
+from storage.redis_client import Cluster, RedisClient
+from storage.shards import ShardedSubscriber
 from storage.subscriber import Subscriber
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,11 @@ class RedisBus:
         self._listeners: list[Listener] = []
         self._handlers: Handlers = {Committed: self._take_committed}
         self._publisher = Publisher(redis, lambda n: count("sent", n), lambda n: count("dropped", n))
-        self._subscriber = Subscriber(redis, self._take, self._restored)
+        self._subscriber = (
+            ShardedSubscriber(redis, self._take, self._restored)
+            if isinstance(redis, Cluster)
+            else Subscriber(redis, self._take, self._restored)
+        )
         self._on_restored: list[Callable[[], None]] = []
         self._subscriber.add(ALL_NODES)
         self._subscriber.add(node_channel(node_id))

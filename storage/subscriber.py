@@ -28,10 +28,14 @@ Take = Callable[[bytes, bytes], None]
 
 
 class Subscriber:
-    """Hears channels. `take` gets each message with its channel; `restored` is called after a gap in hearing."""
+    """Hears channels. `take` gets each message with its channel; `restored` is called after a gap in hearing.
 
-    def __init__(self, redis: RedisClient, take: Take, restored: Callable[[], None]) -> None:
+    In a cluster channels are `sharded`: a server tells them only where they were told to it.
+    """
+
+    def __init__(self, redis: RedisClient, take: Take, restored: Callable[[], None], *, sharded: bool = False) -> None:
         self._redis = redis
+        self._sharded = sharded
         self._take = take
         self._restored = restored
         self._wanted: dict[bytes, None] = {}
@@ -45,6 +49,16 @@ class Subscriber:
     def connected(self) -> bool:
         """Whether messages come."""
         return self._connected
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to hear."""
+        return not self._wanted
+
+    def ask_again(self) -> None:
+        """Asks for channels that the server has ended, if there are any."""
+        if not self._asked.issuperset(self._wanted):
+            self._changed.set()
 
     def add(self, channel: bytes) -> None:
         """Hears a channel from soon on."""
@@ -111,10 +125,12 @@ class Subscriber:
         self._asked.difference_update(gone)
         self._confirmed.difference_update(gone)
         self._asked.update(new)
-        for batch in _batches(gone):
-            await pubsub.unsubscribe(*batch)
-        for batch in _batches(new):
-            await pubsub.subscribe(*batch)
+        # One command takes channels of one slot only.
+        size, s = (1, "s") if self._sharded else (BATCH, "")
+        for batch in _batches(gone, size):
+            await getattr(pubsub, f"{s}unsubscribe")(*batch)
+        for batch in _batches(new, size):
+            await getattr(pubsub, f"{s}subscribe")(*batch)
 
     async def _read(self, pubsub: Any, restored: bool) -> None:
         heard_at = pinged_at = time.monotonic()
@@ -135,9 +151,12 @@ class Subscriber:
 
     def _note(self, message: dict[str, Any]) -> None:
         kind, channel = message["type"], message["channel"]
-        if kind == "message":
+        if kind in ("message", "smessage"):
             self._take(channel, message["data"])
-        elif kind == "subscribe":
+        elif kind == "sunsubscribe" and channel in self._wanted:  # its slot has left the server
+            self._asked.discard(channel)
+            self._confirmed.discard(channel)
+        elif kind in ("subscribe", "ssubscribe"):
             self._connected = True
             if channel in self._wanted:
                 self._confirmed.add(channel)
@@ -151,5 +170,5 @@ class Subscriber:
         self._asked.clear()
 
 
-def _batches(channels: list[bytes]) -> Iterable[list[bytes]]:
-    return (channels[at : at + BATCH] for at in range(0, len(channels), BATCH))
+def _batches(channels: list[bytes], size: int) -> Iterable[list[bytes]]:
+    return (channels[at : at + size] for at in range(0, len(channels), size))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
@@ -76,10 +76,17 @@ NewEar = Callable[[], Ear]
 @pytest.fixture
 async def ear(valkey: Valkey) -> AsyncIterator[NewEar]:
     """Makes buses that run until the end of the test."""
+    async with ears(valkey.url) as make:
+        yield make
+
+
+@asynccontextmanager
+async def ears(url: str) -> AsyncIterator[NewEar]:
+    """Makes buses on the Redis of this URL."""
     async with AsyncExitStack() as stack:
 
         def make() -> Ear:
-            redis, counts = connect(valkey.url), Counter[str]()
+            redis, counts = connect(url), Counter[str]()
             bus = RedisBus(redis, KEYS, uuid4(), lambda what, n: counts.update({what: n}))
             task = asyncio.create_task(bus.run())
 
