@@ -29,6 +29,7 @@ from gateway.neighbours import Neighbours
 from gateway.nodes import Nodes
 from gateway.ports import cannot_listen
 from gateway.presence import Presence
+from gateway.presence_rooms import RoomPresence
 from gateway.rates import Rates
 from gateway.repair import Repair
 from gateway.services import Services
@@ -109,6 +110,7 @@ async def _run_node(
     wheel = Wheel()
     hub = Hub(metrics, cluster.fence)
     presence = Presence(hub, wheel, config.presence_grace)
+    room_presence = RoomPresence(hub, presence, database)
     room_keys = RoomKeys(database, master)
     repair = Repair(hub, cluster.bus, database, room_keys)
     nodes = Nodes(hub, cluster.bus, database)
@@ -119,6 +121,7 @@ async def _run_node(
         journal=Journal(database, cluster.bus.publish, repair.doubt, metrics.committed),
         hub=hub,
         nodes=nodes,
+        presence=room_presence,
         room_keys=room_keys,
         passwords=Passwords(config.limit_password_hashes, config.limit_password_queue),
         access_tokens=AccessTokens(keys.jwt_pems, config.issuer, config.access_token_life),
@@ -130,7 +133,9 @@ async def _run_node(
     door = Door(config, hub, chat, database, wheel, presence, metrics, cluster.bus, cluster.tokens, cluster.fence)
     cluster.connect(hub, door, repair, database, room_keys)
     metrics.watch_sessions(lambda: len(hub.links), lambda: len(hub.sessions) - len(hub.links))
-    jobs = (metrics.watch_loop, repair.sweep_forever, nodes.read_control_forever, *cluster.jobs)
+    metrics.watch_online(lambda: len(hub.online), lambda: len(presence.elsewhere))
+    own = (metrics.watch_loop, repair.sweep_forever, nodes.read_control_forever, room_presence.tell_forever)
+    jobs = (*own, *cluster.jobs)
     housekeeping = Housekeeping(jobs, services)
     reload = _Reload(services, cluster, tls)
     options = _socket_options(config, tls, worker)

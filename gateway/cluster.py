@@ -20,6 +20,7 @@ from gateway.fence import Open, PauseFence
 from gateway.handover import Handover
 from gateway.hub import Hub
 from gateway.metrics import Metrics
+from gateway.presence_exchange import PresenceExchange
 from gateway.rates import Share
 from gateway.repair import Repair
 from storage.buckets import SharedBuckets
@@ -72,13 +73,14 @@ class Member:
         metrics.watch_bus(lambda: self.bus.connected, lambda: len(self.leases.live))
 
     def connect(self, hub: Hub, door: Door, repair: Repair, database: Database, room_keys: RoomKeys) -> None:
-        """Events and sessions of other nodes come here, and ours go there."""
+        """Events, sessions and presence of other nodes come here, and ours go there."""
         self.bus.listen(hub.deliver)
         self.bus.on_restored(repair.sweep_soon)
         hub.on_room, hub.on_empty, hub.on_welcome = self.bus.hear, self.bus.unhear, repair.fill_soon
         handover = Handover(hub, self.bus, self.leases, self.tokens)
         hub.on_forget.append(handover.forgotten)
         self.fence.ask_by(handover.find_out)
+        PresenceExchange(self._node_id, hub, door.presence, door.wheel, self.bus, self.leases, self.fence)
         database.guard(self.fence)
         door.take_from(
             Arrivals(self._node_id, hub, self.bus, handover, database, room_keys, door.limits, door.config.limit_sync)

@@ -103,7 +103,7 @@ class Door:
 
     async def open(self, actor: Actor, link: Link, wire: Wire) -> tuple[Session, tuple[ChatroomState, ...]]:
         """A new session, its rooms held until `admit`. Raises ChatError CONNECTION_LIMIT_EXCEEDED and others."""
-        self._make_place(actor.user.id)
+        await self._make_place(actor.user.id)
         session_id = uuid7()
         session = Session(
             session_id,
@@ -157,10 +157,13 @@ class Door:
         self.hub.mark(session)
         self.presence.came(session)
 
-    def _make_place(self, user_id: UUID) -> None:
-        """A user may have so many connections; cut sessions give way to new ones."""
+    async def _make_place(self, user_id: UUID) -> None:
+        """A user may have so many connections, on all nodes; cut sessions give way to new ones."""
         limit = self.config.limit_connections
-        if self.hub.connections_of(user_id) >= limit:
+        elsewhere = 0
+        if self.hub.connections_of(user_id) + self.presence.elsewhere.sockets_of(user_id) >= limit:
+            elsewhere = await self.presence.confirm_sockets(user_id)  # what is known may be of a node that has died
+        if self.hub.connections_of(user_id) + elsewhere >= limit:
             raise ChatError("CONNECTION_LIMIT_EXCEEDED", details={"limit": limit})
         cut = [session for session in self.hub.sessions_of(user_id) if not session.attached]
         for session in cut[: max(0, len(self.hub.sessions_of(user_id)) + 1 - limit)]:

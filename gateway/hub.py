@@ -98,10 +98,6 @@ class Hub:
         """How many of a user's sessions have a socket."""
         return sum(session.attached for session in self.users.get(user_id, ()))
 
-    def is_online(self, user_id: UUID) -> bool:
-        """Whether the user has a session, or had one within the presence grace."""
-        return user_id in self.online
-
     def update_user(self, user: User) -> None:
         """A profile changed: ephemeral events carry the new name from now on."""
         for session in self.users.get(user.id, ()):

@@ -48,6 +48,9 @@ class Metrics:
         self._openings = Gauge(
             "parley_openings", "Clients that open or resume a session, by what they do", ["state"], registry=registry
         )
+        self._online = Gauge(
+            "parley_online_users", "Users who are online, by where they are", ["on"], registry=registry
+        )
         self._commands = _Children(
             Counter(
                 "parley_commands",
@@ -101,6 +104,11 @@ class Metrics:
         """Asks these for the number of sessions with a socket, and without one, whenever metrics are read."""
         self._sessions.labels("attached").set_function(attached)
         self._sessions.labels("detached").set_function(detached)
+
+    def watch_online(self, here: Callable[[], float], elsewhere: Callable[[], float]) -> None:
+        """Asks these, whenever metrics are read, for the number of users who are online here, and on other nodes."""
+        self._online.labels("this node").set_function(here)
+        self._online.labels("other nodes").set_function(elsewhere)
 
     def watch_bus(self, connected: Callable[[], float], nodes: Callable[[], float]) -> None:
         """Asks these, whenever metrics are read, whether the bus is connected and how many other nodes there are."""

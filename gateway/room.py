@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -21,7 +22,7 @@ class Room:
     been told of events up to the seq there, and stay held until `head` is there too.
     """
 
-    __slots__ = ("ahead", "guessed", "head", "held", "id", "live", "member_count", "openers", "repairing")
+    __slots__ = ("ahead", "counted", "guessed", "head", "held", "id", "live", "member_count", "openers", "repairing")
 
     def __init__(self, id: UUID) -> None:
         self.id = id
@@ -32,6 +33,9 @@ class Room:
         self.ahead: dict[Session, int] = {}
         self.openers: dict[Session, None] = {}
         self.member_count = 0
+        """As of the last time that somebody here opened it; 0 is not known."""
+        self.counted: tuple[float, asyncio.Task[int]] | None = None
+        """When it was last counted who is online on all nodes, and the outcome."""
         self.repairing = False
 
     def sessions(self) -> Iterator[Session]:

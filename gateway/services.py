@@ -10,6 +10,7 @@ from gateway.config import Config
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.nodes import Nodes
+from gateway.presence_rooms import RoomPresence
 from gateway.rates import Rates
 from storage.database import Database
 from storage.journal import Journal
@@ -25,6 +26,7 @@ class Services:
     journal: Journal
     hub: Hub
     nodes: Nodes
+    presence: RoomPresence
     room_keys: RoomKeys
     passwords: Passwords
     access_tokens: AccessTokens

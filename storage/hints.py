@@ -82,7 +82,50 @@ class Stopping(Hint, frozen=True):
     node_id: UUID
 
 
+class PresenceChanged(Hint, frozen=True):
+    """Users came to a node or went from it, in the changes after number `after` up to `number`.
+
+    It tells of each what `gateway.online.presence_of` says. Without users it only says how far the node is.
+    """
+
+    node_id: UUID
+    after: int
+    number: int
+    users: dict[UUID, int]
+
+
 # --- for one node ----------------------------------------------------------------------------
+
+
+class PresenceAsked(Hint, frozen=True):
+    """Tell me all users you have."""
+
+    asker: UUID
+
+
+class PresenceTold(Hint, frozen=True):
+    """A part of all users of a node, begun after its change `number`. Parts are counted from 0."""
+
+    node_id: UUID
+    number: int
+    part: int
+    last: bool
+    users: dict[UUID, int]
+
+
+class SocketsAsked(Hint, frozen=True):
+    """How many sockets does this user have with you?"""
+
+    asker: UUID
+    user_id: UUID
+
+
+class SocketsTold(Hint, frozen=True):
+    """So many."""
+
+    node_id: UUID
+    user_id: UUID
+    sockets: int
 
 
 class KeptFrames(Struct, frozen=True, array_like=True):
@@ -150,6 +193,11 @@ AnyHint = (
     | UserChanged
     | MembersAdded
     | Stopping
+    | PresenceChanged
+    | PresenceAsked
+    | PresenceTold
+    | SocketsAsked
+    | SocketsTold
     | SessionAsked
     | SessionGiven
     | SessionRefused

@@ -9,7 +9,6 @@ from uuid import UUID
 
 from gateway.actions.moderation import check_not_muted
 from gateway.actor import Actor
-from gateway.presence import NAMED, online_in
 from gateway.room import Room
 from gateway.services import Services
 from gateway.session import Session
@@ -54,10 +53,12 @@ async def join_chatroom(services: Services, actor: Actor, command: JoinChatroom)
     if chatroom is None or session.rooms.get(room.id) is not room:
         raise ChatError("CHATROOM_NOT_FOUND")
     room.member_count = chatroom.member_count
-    services.hub.open_room(session, room.id)
-    online = online_in(services.hub, room)
-    named = tuple(sorted(online)) if chatroom.member_count <= NAMED else None
-    return ChatroomOpened(chatroom_id=room.id, seq=room.head or chatroom.seq, online_count=len(online), online=named)
+    online = await services.presence.open(session, room)
+    if online is None:
+        raise ChatError("CHATROOM_NOT_FOUND")
+    return ChatroomOpened(
+        chatroom_id=room.id, seq=room.head or chatroom.seq, online_count=online.count, online=online.named
+    )
 
 
 async def leave_chatroom(services: Services, actor: Actor, command: LeaveChatroom) -> Done:

@@ -215,7 +215,7 @@ async def get_chatroom(services: Services, actor: Actor, command: GetChatroom) -
         if found is None:
             raise ChatError("CHATROOM_NOT_FOUND")
         members = await rooms.members_of(conn, command.chatroom_id)
-    online = services.hub.is_online
+    online = services.presence.is_online
     return ChatroomFetched(
         chatroom=found[0],
         members=tuple(msgspec.structs.replace(m, is_online=online(m.user_id)) for m in members),

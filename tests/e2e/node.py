@@ -29,6 +29,7 @@ from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.nodes import Nodes
 from gateway.presence import Presence
+from gateway.presence_rooms import RoomPresence
 from gateway.rates import Rates
 from gateway.repair import Repair
 from gateway.services import Services
@@ -109,12 +110,14 @@ class Node:
         self.repair = Repair(self.hub, bus, read, room_keys)
         bus.listen(self.hub.deliver)
         self.journal = Journal(write, bus.publish, self.repair.doubt, metrics.committed)
+        presence = Presence(self.hub, self.wheel, config.presence_grace)
         self.services = Services(
             config=config,
             database=read,
             journal=self.journal,
             hub=self.hub,
             nodes=Nodes(self.hub, bus, read),
+            presence=RoomPresence(self.hub, presence, read),
             room_keys=room_keys,
             passwords=Passwords(1, 100),
             access_tokens=AccessTokens(keys.jwt_pems, config.issuer, config.access_token_life),
@@ -123,7 +126,6 @@ class Node:
             rates=Rates(10**6, time.monotonic),
         )
         self.chat = Chat(self.services)
-        presence = Presence(self.hub, self.wheel, config.presence_grace)
         self.door = Door(config, self.hub, self.chat, read, self.wheel, presence, metrics, bus, tokens, Open())
         self.wire = Wire(JSON, bytes)
 

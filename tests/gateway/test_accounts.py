@@ -74,6 +74,7 @@ async def services(db: Database, hub: NodesStandIn) -> AsyncIterator[Services]:
         journal=cast(Any, None),
         hub=cast(Hub, None),
         nodes=cast(Nodes, hub),
+        presence=cast(Any, None),
         room_keys=cast(Any, None),
         passwords=passwords,
         access_tokens=AccessTokens([PEM], "parley", 1800),
