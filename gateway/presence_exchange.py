@@ -165,7 +165,7 @@ class _Confirmation:
     def __init__(self, asked: set[UUID]) -> None:
         self.sockets = 0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._missing = asked
+        self._missing = set(asked)
 
     def take(self, hint: SocketsTold) -> None:
         """One node has answered."""
