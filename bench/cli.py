@@ -15,7 +15,7 @@ from typing import Any
 import click
 import uvloop
 
-from bench import report, scenarios
+from bench import report, scenarios, storms
 from bench.report import Result
 from bench.scenarios import Options
 from bench.target import TargetError
@@ -83,6 +83,15 @@ def durable(url: str | None, codec: str, duration: float, out: Path | None, room
 def idle(url: str | None, codec: str, duration: float, out: Path | None, **given: Any) -> None:
     """Sessions that do nothing, and the memory they take."""
     _run(scenarios.idle, Options(url=url, codec=codec, duration=duration, in_flight=(), **given), out)
+
+
+@main.command()
+@_common
+@click.option("--connections", type=POSITIVE, default=5000, show_default=True, help="Sessions that are cut.")
+@click.option("--users", type=POSITIVE, default=50, show_default=True, help="Accounts that the sessions belong to.")
+def storm(url: str | None, codec: str, duration: float, out: Path | None, **given: Any) -> None:
+    """Everyone is cut at once and comes back within --duration."""
+    _run(storms.storm, Options(url=url, codec=codec, duration=duration, rooms=1, in_flight=(), **given), out)
 
 
 def _run(scenario: Scenario, options: Options, out: Path | None) -> None:

@@ -34,14 +34,15 @@ class Line(Protocol):
 
 
 class WebSocketLine:
-    """The upgrade; the token goes where a browser has to put it."""
+    """The upgrade; the token, if there is one, goes where a browser has to put it."""
 
     sealed = False
 
-    def __init__(self, host: str, port: int, path: str, codec: Codec, token: str) -> None:
+    def __init__(self, host: str, port: int, path: str, codec: Codec, token: str | None) -> None:
         key = base64.b64encode(os.urandom(16)).decode()
+        query = f"?token={token}" if token is not None else ""
         self._request = (
-            f"GET {path}/ws?token={token} HTTP/1.1\r\nHost: {host}:{port}\r\n"
+            f"GET {path}/ws{query} HTTP/1.1\r\nHost: {host}:{port}\r\n"
             f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
             f"Sec-WebSocket-Protocol: parley.v1.{codec.name}\r\n\r\n"
         ).encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import sys
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bench.load import Verdict, Window
+from bench.session import BenchSession
 from bench.usage import Memory, Usage
 
 FULL = 0.9
@@ -133,6 +135,47 @@ def idle(
     }
     checks = {"pss_by_sessions": {count: memory.pss for count, memory in points}, "failures": dict(failures)}
     return Result("resting", not failures, figures, checks)
+
+
+def times(name: str, seconds: Sequence[float]) -> dict[str, Figure]:
+    """Percentiles of what was timed one by one, in milliseconds."""
+    shares = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+    return {f"{name}_{label}_ms": _ms(percentile(seconds, share)) for label, share in shares.items()}
+
+
+def quantile_ms(before: Mapping[float, float], after: Mapping[float, float], share: float) -> float | None:
+    """A percentile of what a histogram has counted in between, as Prometheus' histogram_quantile estimates it."""
+    counts = {bound: count - before.get(bound, 0.0) for bound, count in sorted(after.items())}
+    wanted = share * counts.get(math.inf, 0.0)
+    below, reached = 0.0, 0.0
+    for bound, count in counts.items():
+        if count and count >= wanted:
+            inside = (wanted - reached) / (count - reached)
+            return _ms(below if bound == math.inf else below + (bound - below) * inside)
+        below, reached = bound, count
+    return None
+
+
+def stormed(
+    sessions: Sequence[BenchSession],
+    verdicts: Mapping[str, int],
+    refused: Mapping[str, int],
+    failures: Mapping[str, int],
+    figures: Mapping[str, Figure],
+) -> Result:
+    """The figures of sessions that were cut, missed one event, and came back. Clean: all resumed, all had it once."""
+    checks = [check for session in sessions for check in session.checks.values()]
+    had = {
+        "resumed": verdicts.get("resumed", 0),
+        "reset": sum(verdicts.values()) - verdicts.get("resumed", 0),
+        "turned_away": sum(refused.values()),
+        "lost": sum(not session.delivered for session in sessions) + sum(len(check.missing) for check in checks),
+        "repeated": sum(check.repeated for check in checks),
+        "reordered": sum(check.reordered for check in checks),
+    }
+    clean = had["resumed"] == len(sessions) and not (had["lost"] or had["repeated"] or had["reordered"] or failures)
+    told = {"verdicts": dict(verdicts), "refusals": dict(refused), "failures": dict(failures)}
+    return Result("coming back", clean, {"sessions": len(sessions), **figures}, {**had, **told})
 
 
 def _mib(size: int | None) -> float | None:

@@ -63,6 +63,10 @@ class Rest:
             await self._data("POST", f"/chatrooms/{id}/members", owner.token, added)
         return UUID(id)
 
+    async def message(self, account: Account, chatroom: UUID, text: str) -> None:
+        """A message of this user."""
+        await self._data("POST", f"/chatrooms/{chatroom}/messages", account.token, {"content": text})
+
     async def bots(self, owner: Account, count: int) -> list[Account]:
         """So many bots of one user, each with its API key."""
         return list(await asyncio.gather(*(self._bot(owner, number) for number in range(count))))
@@ -86,6 +90,12 @@ class Rest:
             return {}
         lines = re.findall(rb"^(\w+) ([0-9.e+-]+)$", body, re.MULTILINE)
         return {name.decode(): float(value) for name, value in lines}
+
+    async def histogram(self, name: str) -> dict[float, float]:
+        """How often one of the server's histograms had at most each of its bounds."""
+        _, body = await self._call("GET", "/metrics", None, None)
+        lines = re.findall(rb'^%s_bucket\{le="([^"]+)"\} ([0-9.e+-]+)$' % name.encode(), body, re.MULTILINE)
+        return {float(bound): float(count) for bound, count in lines}
 
     async def _data(self, method: str, path: str, token: str | None, body: Any) -> Any:
         """The `data` of an answer. Waits when told to; raises TargetError for other refusals."""

@@ -97,7 +97,8 @@ class Stage:
 
 
 @asynccontextmanager
-async def _stage(options: Options, *, apart: bool) -> AsyncIterator[Stage]:
+async def staged(options: Options, *, apart: bool) -> AsyncIterator[Stage]:
+    """A server of our own, unless the options name one, with nobody on it yet."""
     async with target(options.url, apart=apart) as server:
         stage = Stage(options, server)
         try:
@@ -108,7 +109,7 @@ async def _stage(options: Options, *, apart: bool) -> AsyncIterator[Stage]:
 
 async def fanout(options: Options) -> list[Result]:
     """One chatroom that all sessions hear; a message is done when its sender has the ack and everyone has it."""
-    async with _stage(options, apart=True) as stage:
+    async with staged(options, apart=True) as stage:
         accounts = await stage.accounts(min(options.users, options.connections))
         room = await stage.rest.chatroom(accounts[0], accounts[1:])
         await stage.open(accounts, options.connections)
@@ -122,7 +123,7 @@ async def fanout(options: Options) -> list[Result]:
 
 async def tcp(options: Options) -> list[Result]:
     """Bots in one chatroom, over TCP: the same load without Noise and with it, so that the difference is Noise."""
-    async with _stage(options, apart=True) as stage:
+    async with staged(options, apart=True) as stage:
         info = await stage.rest.info()
         if info.tcp is None or info.tcp.tls or not info.tcp.clear:
             raise TargetError("The server has no TCP port that may be used without Noise; there is nothing to compare.")
@@ -158,7 +159,7 @@ async def _tcp_runs(stage: Stage, bots: Sequence[Account], room: UUID, wire: Tcp
 
 async def durable(options: Options) -> list[Result]:
     """Chatrooms of two; a message is done when it is acked, which is when it is on disk."""
-    async with _stage(options, apart=False) as stage:
+    async with staged(options, apart=False) as stage:
         accounts = await stage.accounts(options.users)
         pairs = [_pair(number, len(accounts)) for number in range(options.rooms)]
         rooms = await asyncio.gather(*(stage.rest.chatroom(accounts[a], [accounts[b]]) for a, b in pairs))
@@ -182,7 +183,7 @@ def _pair(number: int, users: int) -> tuple[int, int]:
 
 async def idle(options: Options) -> list[Result]:
     """Sessions that do nothing; the server's memory is read as they grow in number, then its CPU while they rest."""
-    async with _stage(options, apart=True) as stage:
+    async with staged(options, apart=True) as stage:
         accounts = await stage.accounts(min(options.users, options.connections))
         for _ in range(options.rooms):
             await stage.rest.chatroom(accounts[0], accounts[1:])

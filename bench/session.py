@@ -71,8 +71,8 @@ class Wire:
         self.listener = listener
         self.text = text
 
-    def line(self, token: str) -> Line:
-        """A session's way to the server."""
+    def line(self, token: str | None) -> Line:
+        """A session's way to the server; without a token nothing is opened yet."""
         return WebSocketLine(self.host, self.port, self.path, self.codec, token)
 
     def frames(self, data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -91,8 +91,10 @@ class TcpWire(Wire):
         self.scanner = Scanner(LAYOUTS[like.codec.name], split_framed)
         self._key = key
 
-    def line(self, token: str) -> Line:
+    def line(self, token: str | None) -> Line:
         """A session's way to the server."""
+        if token is None:
+            raise NotImplementedError("over TCP the token is in the first frame")
         return TcpLine(self.codec, token) if self._key is None else SealedLine(self.codec, token, self._key)
 
     def frames(self, data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -103,9 +105,12 @@ class TcpWire(Wire):
 class BenchSession(asyncio.Protocol):
     """The socket. `checks` has the state of each chatroom it hears, `delivered` counts their events."""
 
-    def __init__(self, wire: Wire, token: str, *, read_fully: bool) -> None:
+    def __init__(self, wire: Wire, token: str, *, read_fully: bool, line: Line | None = None) -> None:
+        self.token = token
+        self.id = ""
+        self.resume_token = ""
         self._wire = wire
-        self._way = wire.line(token)
+        self._way = line or wire.line(token)
         self._line: Line | None = self._way  # None once bytes are frames as they come
         self._read_fully = read_fully
         self._rest = b""
@@ -194,6 +199,7 @@ class BenchSession(asyncio.Protocol):
     def _other(self, payload: bytes) -> None:
         frame = self._wire.codec.decode_server(payload)
         if frame.event == "ready":
+            self.id, self.resume_token = frame.data["session_id"], frame.data["resume_token"]
             rooms = frame.data["chatrooms"]
             self.checks = {room["id"].encode(): SeqCheck(room["seq"]) for room in rooms}
             self.opened.set_result(None)

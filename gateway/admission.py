@@ -30,7 +30,8 @@ JITTER = 0.25
 class Admission:
     """So many turns at once; nobody waits longer than `patience` seconds.
 
-    `clock` gives seconds that never go back, `chance` a number in [0, 1).
+    `clock` gives seconds that never go back, `chance` a number in [0, 1). `crowded` is told
+    when somebody has to wait, and when all turns are over again.
     """
 
     def __init__(
@@ -39,11 +40,14 @@ class Admission:
         patience: float,
         clock: Callable[[], float] = monotonic,
         chance: Callable[[], float] = random.random,
+        crowded: Callable[[bool], None] = lambda _: None,
     ) -> None:
         self._at_once = self._free = at_once
         self._patience = patience
         self._clock = clock
         self._chance = chance
+        self._tell_crowded = crowded
+        self._crowded = False
         self._resumes: deque[asyncio.Future[bool]] = deque()
         self._logins: deque[asyncio.Future[bool]] = deque()
         self._apart = FIRST_GUESS  # seconds between the ends of two turns, while someone waits
@@ -76,6 +80,7 @@ class Admission:
         ahead = len(self._resumes) if queue is self._resumes else self.waiting
         if ahead * self._apart > self._patience:
             raise self._full()
+        self._be_crowded(True)
         loop = asyncio.get_running_loop()
         place: asyncio.Future[bool] = loop.create_future()
         queue.append(place)
@@ -101,6 +106,13 @@ class Admission:
                     return
         self._free += 1
         self._ended_at = None
+        if self._free == self._at_once:
+            self._be_crowded(False)
+
+    def _be_crowded(self, crowded: bool) -> None:
+        if crowded != self._crowded:
+            self._crowded = crowded
+            self._tell_crowded(crowded)
 
     def _measure(self) -> None:
         now = self._clock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -15,12 +16,13 @@ from typing import Any
 
 import pytest
 
-from bench import scenarios
+from bench import scenarios, storms
 from bench.frames import Scan, Scanner
-from bench.report import Result, table
+from bench.report import Result, quantile_ms, table
 from bench.scenarios import Options, slope
 from bench.target import Target, postmaster_of
 from bench.usage import Memory
+from protocol.commands import Resume
 
 CLEAN = {"unacked": 0, "lost": 0, "repeated": 0, "reordered": 0, "failures": {}}
 
@@ -111,6 +113,41 @@ async def test_idle_reads_the_memory_of_the_server() -> None:
     assert result.figures["sessions"] == 100
     assert result.figures["pss_after_mib"] > 10  # type: ignore[operator]
     assert "bytes per session" in table("idle", [result])
+
+
+async def test_storm_counts_who_came_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All 60 sessions that were cut resume, each with the one message that it missed."""
+    monkeypatch.setattr("bench.storms.AWAY", 0.1)
+    [result] = await storms.storm(_options())
+    assert result.clean, result.checks
+    assert result.checks["verdicts"] == {"resumed": 60}
+    assert (result.checks["lost"], result.checks["repeated"], result.checks["reordered"]) == (0, 0, 0)
+    assert result.figures["loop_lag_p99_ms"] is not None
+    assert result.figures["others_wait_max_ms"] > 0  # type: ignore[operator]
+    assert "turned away" in table("storm", [result])
+
+
+async def test_sessions_that_do_not_come_back_whole_fail_the_storm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that claims to have had more than was sent gets a new session, and the run is not clean."""
+    monkeypatch.setattr("bench.storms.AWAY", 0.1)
+
+    def boast(received: int, **given: Any) -> Resume:
+        return Resume(received=received + 5, **given)
+
+    monkeypatch.setattr("bench.storms.Resume", boast)
+    [result] = await storms.storm(_options(connections=3))
+    assert result.checks["verdicts"] == {"received_too_high": 3}
+    assert (result.checks["reset"], result.clean) == (3, False)
+
+
+def test_percentiles_of_a_histogram() -> None:
+    """Between two bounds they are estimated on a line, as Prometheus does."""
+    before = {0.1: 10.0, 0.5: 10.0, math.inf: 10.0}
+    after = {0.1: 60.0, 0.5: 110.0, math.inf: 110.0}
+    assert quantile_ms(before, after, 0.5) == pytest.approx(100)
+    assert quantile_ms(before, after, 0.75) == pytest.approx(300)
+    assert quantile_ms(after, after, 0.5) is None
+    assert quantile_ms({}, {0.1: 0.0, math.inf: 4.0}, 0.99) == pytest.approx(100)
 
 
 def test_memory_per_session_is_the_slope() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -176,6 +177,22 @@ async def test_who_gives_up_takes_no_turn() -> None:
     assert to.working == 0
 
 
+async def test_a_crowd_is_told_of() -> None:
+    """From the first who has to wait until the last turn is over."""
+    told: list[bool] = []
+    to = Admission(1, PATIENT, Clock(), crowded=told.append)
+    alone = Visitor(to, [], "alone")
+    await _settled()
+    await alone.gone()
+    assert told == []
+    visitors = [Visitor(to, [], name) for name in "abc"]
+    await _settled()
+    assert told == [True]
+    for visitor in visitors:
+        await visitor.gone()
+    assert told == [True, False]
+
+
 async def test_a_turn_that_fails_is_over() -> None:
     """An error within a turn is the visitor's own; the turn goes on to the next."""
     to = admission(1)
@@ -210,10 +227,12 @@ async def test_cut_sessions_are_resumed_before_new_ones_are_opened(
             await _settled()
             assert order == ["hello"] * 5
             assert node.door.admission.waiting == 5
+            assert gc.get_freeze_count() > 0
             assert b'parley_openings{state="waiting"} 5.0' in node.services.metrics.render()
         await asyncio.gather(again, *opening[1:])
         assert order[5:] == ["resumed", "ready", "ready", "ready"]
         assert node.door.admission.working == 0
+        assert gc.get_freeze_count() == 0
         assert (len(node.hub.links), asked.count) == (4, 4)
 
 
