@@ -191,5 +191,5 @@ async def storm(options: Options) -> list[Result]:
 async def _all_have_it(sessions: Sequence[BenchSession]) -> None:
     """The message that was missed comes right behind `resumed`."""
     deadline = time.perf_counter() + BACKOFF
-    while any(not session.delivered for session in sessions) and time.perf_counter() < deadline:  # noqa: ASYNC110  seldom
+    while any(not session.delivered for session in sessions) and time.perf_counter() < deadline:
         await asyncio.sleep(0.05)

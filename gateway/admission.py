@@ -11,16 +11,17 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from math import exp
 from time import monotonic
 
 from protocol.errors import ChatError
 
 FIRST_GUESS = 0.001
 """Seconds between two turns, until it is known how long they take here; measured in bench/README.md."""
-WEIGHT = 0.05
-"""Share of the newest measurement in what is known."""
+MEMORY = 2.0
+"""Seconds over which that is averaged: a stall of the database for one must not send everyone away."""
 LONGEST = 60.0
 """Seconds after which clients are told to come back, at most: servers may recover sooner than they feared."""
 JITTER = 0.25
@@ -50,7 +51,7 @@ class Admission:
         self._crowded = False
         self._resumes: deque[asyncio.Future[bool]] = deque()
         self._logins: deque[asyncio.Future[bool]] = deque()
-        self._apart = FIRST_GUESS  # seconds between the ends of two turns, while someone waits
+        self._ends, self._seconds = 100.0, 100 * FIRST_GUESS  # turns that ended while someone waited; both fade
         self._ended_at: float | None = None
         self._promised = 0.0  # when the last of those who were sent away comes back
 
@@ -60,6 +61,11 @@ class Admission:
         return self._at_once - self._free
 
     @property
+    def _apart(self) -> float:
+        """Seconds between the ends of two turns."""
+        return self._seconds / self._ends
+
+    @property
     def waiting(self) -> int:
         """Clients that wait for theirs."""
         return len(self._resumes) + len(self._logins)
@@ -67,14 +73,26 @@ class Admission:
     @asynccontextmanager
     async def turn(self, *, resumes: bool) -> AsyncIterator[None]:
         """Waits for a turn, and holds it. Raises ChatError SERVICE_UNAVAILABLE, with the time to come back after."""
-        if self._free:
+        if self._free > 0:
             self._free -= 1
         else:
             await self._wait(self._resumes if resumes else self._logins)
         try:
             yield
         finally:
-            self._pass_on()
+            self._end()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Within a turn: another has it while this client waits for another node, and then there is one more at work.
+
+        It does not wait to be let in again: somebody at work may wait for what it brings.
+        """
+        self._hand_on()
+        try:
+            yield
+        finally:
+            self._free -= 1
 
     async def _wait(self, queue: deque[asyncio.Future[bool]]) -> None:
         ahead = len(self._resumes) if queue is self._resumes else self.waiting
@@ -90,24 +108,29 @@ class Admission:
                 raise self._full()
         except asyncio.CancelledError:
             if not place.cancelled() and place.result():
-                self._pass_on()
+                self._hand_on()
             raise
         finally:
             timer.cancel()
             while queue and queue[0].done():  # those who gave up; all have the same patience
                 queue.popleft()
 
-    def _pass_on(self) -> None:
-        """A turn has ended: it goes to the next, or is free."""
-        for queue in (self._resumes, self._logins):
+    def _end(self) -> None:
+        if self._hand_on():
+            self._measure()
+        else:
+            self._ended_at = None
+
+    def _hand_on(self) -> bool:
+        """The turn goes to the next, or is free; then False."""
+        for queue in (self._resumes, self._logins) if self._free >= 0 else ():  # below zero: some came back from aside
             while queue:
                 if _settle(queue.popleft(), True):
-                    self._measure()
-                    return
+                    return True
         self._free += 1
-        self._ended_at = None
         if self._free == self._at_once:
             self._be_crowded(False)
+        return False
 
     def _be_crowded(self, crowded: bool) -> None:
         if crowded != self._crowded:
@@ -117,7 +140,10 @@ class Admission:
     def _measure(self) -> None:
         now = self._clock()
         if self._ended_at is not None:
-            self._apart += WEIGHT * (now - self._ended_at - self._apart)
+            gap = now - self._ended_at
+            fading = exp(-gap / MEMORY)
+            self._ends = self._ends * fading + 1
+            self._seconds = self._seconds * fading + gap
         self._ended_at = now
 
     def _full(self) -> ChatError:

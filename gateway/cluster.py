@@ -77,7 +77,7 @@ class Member:
         self.bus.listen(hub.deliver)
         self.bus.on_restored(repair.sweep_soon)
         hub.on_room, hub.on_empty, hub.on_welcome = self.bus.hear, self.bus.unhear, repair.fill_soon
-        handover = Handover(hub, self.bus, self.leases, self.tokens)
+        handover = Handover(hub, self.bus, self.leases, self.tokens, door.admission.aside)
         hub.on_forget.append(handover.forgotten)
         self.fence.ask_by(handover.find_out)
         PresenceExchange(self._node_id, hub, door.presence, door.wheel, self.bus, self.leases, self.fence)

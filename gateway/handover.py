@@ -15,7 +15,8 @@ import contextlib
 import hmac
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from uuid import UUID
 
 from crypto.resume_tokens import ResumeTokens, digest_of, home_of
@@ -38,6 +39,7 @@ POLL = 0.005
 """Seconds between two looks at whether they are done."""
 
 Answer = SessionGiven | SessionRefused
+Aside = Callable[[], AbstractContextManager[None]]
 
 
 class Superseded(Exception):
@@ -70,10 +72,11 @@ class Arrival:
 
 
 class Handover:
-    """Gives sessions away, and asks for those of others."""
+    """Gives sessions away, and asks for those of others. Who waits for another node does so `aside`."""
 
-    def __init__(self, hub: Hub, bus: Bus, leases: Leases, tokens: ResumeTokens) -> None:
+    def __init__(self, hub: Hub, bus: Bus, leases: Leases, tokens: ResumeTokens, aside: Aside = nullcontext) -> None:
         self._tokens = tokens
+        self._aside = aside
         self._hub = hub
         self._bus = bus
         self._leases = leases
@@ -112,7 +115,8 @@ class Handover:
         answer = self._answers[key] = asyncio.get_running_loop().create_future()
         self._bus.tell_node(owner, asked)
         try:
-            return await asyncio.wait_for(answer, ASK_SECONDS)
+            with self._aside():
+                return await asyncio.wait_for(answer, ASK_SECONDS)
         except TimeoutError:
             self._silent.add(owner)
             return None

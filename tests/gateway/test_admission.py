@@ -177,6 +177,76 @@ async def test_who_gives_up_takes_no_turn() -> None:
     assert to.working == 0
 
 
+async def test_who_waits_aside_keeps_nobody_up() -> None:
+    """While a visitor waits for something else another has the turn; then both are at work, and nobody follows."""
+    to, order, answer = admission(1), list[str](), asyncio.Event()
+    leave = asyncio.Event()
+
+    async def visit() -> None:
+        async with to.turn(resumes=True):
+            with to.aside():
+                await answer.wait()
+            order.append("back")
+            await leave.wait()
+
+    first = asyncio.create_task(visit())
+    await _settled()
+    visitors = [Visitor(to, order, name, resumes=True) for name in "abc"]
+    await _settled()
+    assert order == ["a"]
+    answer.set()
+    await _settled()
+    assert (order, to.working) == (["a", "back"], 2)
+    await visitors[0].gone()
+    await _settled()
+    assert (order, to.working) == (["a", "back"], 1)
+    leave.set()
+    await first
+    await _settled()
+    assert order == ["a", "back", "b"]
+    for visitor in visitors:
+        await visitor.gone()
+    assert (to.working, to.waiting) == (0, 0)
+
+
+async def test_who_gives_up_aside() -> None:
+    """Cancelled while it waits for something else, a visitor leaves neither a turn too many nor one less."""
+    to = admission(1)
+
+    async def visit() -> None:
+        async with to.turn(resumes=True):
+            with to.aside():
+                await asyncio.Event().wait()
+
+    first = asyncio.create_task(visit())
+    await _settled()
+    other = Visitor(to, [], "other")
+    await _settled()
+    first.cancel()
+    await _settled()
+    assert first.cancelled()
+    assert to.working == 1
+    await other.gone()
+    assert to.working == 0
+
+
+async def test_a_stall_is_no_reason_to_send_everyone_away() -> None:
+    """After a second in which no turn ended, a queue of a second is still let in."""
+    clock = Clock()
+    to, order = admission(1, patience=5.0, clock=clock), list[str]()
+    await _learn(to, clock, 0.1)
+    visitors = [Visitor(to, order, str(n)) for n in range(12)]
+    await _settled()
+    await visitors[0].gone()
+    clock.now += 1.0
+    await visitors[1].gone()
+    visitors += [Visitor(to, order, str(n)) for n in range(12, 24)]
+    await _settled()
+    for visitor in visitors:
+        await visitor.gone()
+    assert [visitor.refused for visitor in visitors] == [None] * 24
+
+
 async def test_a_crowd_is_told_of() -> None:
     """From the first who has to wait until the last turn is over."""
     told: list[bool] = []
