@@ -126,9 +126,8 @@ class Leases:
         return before is not None and before != epoch
 
     async def leave(self) -> None:
-        """Ends this node's lease at once: it stops in good order."""
+        """Ends this node's lease at once: it stops in good order. Claims stay: others have its sessions now."""
         await self._redis.hdel(_LEASES, self.node_id.hex)
-        await self._redis.delete(_claims(self.node_id))
 
     # --- claims ------------------------------------------------------------------------------
 

@@ -81,6 +81,14 @@ async def test_one_owner(redis: RedisClient) -> None:
         former = node.node_id
 
 
+async def test_a_home_that_left(redis: RedisClient) -> None:
+    """Who has a session stays known when its home has stopped in good order: it can move on from there."""
+    home, one, two = (Leases(redis, uuid4()) for _ in range(3))
+    await one.claim(home.node_id, b"digest")
+    await home.leave()
+    assert await two.claim(home.node_id, b"digest") == (one.node_id, 2)
+
+
 async def test_changes(redis: RedisClient) -> None:
     """Claims are read again only when there are new ones; what is over is forgotten."""
     home, other = Leases(redis, uuid4()), Leases(redis, uuid4())
