@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import resource
+import secrets
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import uvloop
 
 from bench import report, scenarios, storms
+from bench.faults.run import Options as FaultOptions
+from bench.faults.run import faults as run_faults
 from bench.report import Result
 from bench.scenarios import Options
 from bench.target import TargetError
 
-Scenario = Callable[[Options], Awaitable[list[Result]]]
+Scenario = Callable[[Options], Coroutine[Any, Any, list[Result]]]
+R = TypeVar("R")
 
 POSITIVE = click.IntRange(min=1)
 
@@ -94,17 +99,30 @@ def storm(url: str | None, codec: str, duration: float, out: Path | None, **give
     _run(storms.storm, Options(url=url, codec=codec, duration=duration, rooms=1, in_flight=(), **given), out)
 
 
+@main.command()
+@click.option("--url", help="A running server, as in ws://127.0.0.1:8000/ws. Without it one is started.")
+@click.option("--clients", type=POSITIVE, default=9, show_default=True, help="Bots that write and hear.")
+@click.option("--rooms", type=POSITIVE, default=2, show_default=True, help="Chatrooms that all of them are in.")
+@click.option("--rate", type=click.FloatRange(0.1, 10_000), default=9.0, show_default=True, help="Messages a second.")
+@click.option("--duration", type=click.FloatRange(0.1, 86_400), default=30.0, show_default=True, help="Seconds.")
+@click.option("--seed", type=int, envvar="PARLEY_SEED", help="Repeats a run's faults and messages.")
+@click.option(
+    "--history", type=click.Path(dir_okay=False, path_type=Path), help="Everything that happened, as JSON lines."
+)
+def faults(seed: int | None, **given: Any) -> None:
+    """A bad network before a server: is anything lost, repeated or told wrongly?"""
+    options = FaultOptions(seed=secrets.randbits(32) if seed is None else seed, **given)
+    print(f"seed {options.seed}", flush=True)
+    logging.getLogger("parley.client").setLevel(logging.ERROR)  # it tells of every connection that we break
+    judged = _complete(run_faults(options))
+    print(judged)
+    sys.exit(0 if judged.clean else 1)
+
+
 def _run(scenario: Scenario, options: Options, out: Path | None) -> None:
     """Runs it, prints the table, and exits with 1 when anything was lost, repeated or out of order."""
-    _allow_many_sockets()
     environment = report.environment()
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            results = runner.run(_interruptible(scenario(options)))
-    except TargetError as error:
-        raise click.ClickException(str(error)) from error
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        raise click.Abort from None
+    results = _complete(scenario(options))
     name = scenario.__name__
     print(report.table(name, results))
     if out is not None:
@@ -113,7 +131,19 @@ def _run(scenario: Scenario, options: Options, out: Path | None) -> None:
     sys.exit(0 if all(result.clean for result in results) else 1)
 
 
-async def _interruptible(work: Awaitable[list[Result]]) -> list[Result]:
+def _complete(work: Coroutine[Any, Any, R]) -> R:
+    """Runs it to its end, or until Ctrl-C."""
+    _allow_many_sockets()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_interruptible(work))
+    except TargetError as error:
+        raise click.ClickException(str(error)) from error
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise click.Abort from None
+
+
+async def _interruptible(work: Awaitable[R]) -> R:
     """SIGTERM ends us as Ctrl-C does: what we have started is stopped."""
     task = asyncio.current_task()
     assert task is not None

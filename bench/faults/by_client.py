@@ -30,7 +30,8 @@ class ClientTalker(Talker):
         """Hears from its opening on, and writes between the two moments."""
         self._sending: set[asyncio.Task[None]] = set()
         try:
-            async with connect(self.member.url, self.member.token, codec=self.member.codec) as client:
+            member = self.member
+            async with connect(member.url, member.token, codec=member.codec, tls=member.tls) as client:
                 self.client = client
                 for room in self.rooms:
                     self.follow(room, client.chatrooms[room].seq)

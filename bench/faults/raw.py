@@ -92,6 +92,7 @@ class RawTalker(Talker):
                 ping_interval=None,
                 max_size=MAX_FRAME,
                 close_timeout=1.0,
+                ssl=self.member.tls,
             ) as self._socket:
                 try:
                     await self._talk(self._socket)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
@@ -30,6 +31,7 @@ class Member:
     url: str
     codec: Literal["json", "msgpack"] = "json"
     raw: bool = False
+    tls: ssl.SSLContext | None = None
 
 
 class Talker(ABC):

@@ -41,7 +41,7 @@ def _kill(node: Node) -> Callable[[Line], None]:
 LONG = pytest.param(100, marks=[pytest.mark.faults, pytest.mark.timeout(1800)])
 
 
-@pytest.mark.parametrize("rounds", [3, LONG])
+@pytest.mark.parametrize("rounds", [2, LONG])
 async def test_killed_behind_a_commit(cluster: MakeCluster, rounds: int) -> None:
     """Killed between COMMIT and ack, and between COMMIT and publish: the message is there once, and all hear it."""
     made = await cluster(2, postgres=True, redis=True)

@@ -23,7 +23,7 @@ async def test_rolling_restart(cluster: MakeCluster, times: int, gap: float | No
 
     How long is measured in the long run alone: a busy machine has gaps of its own.
     """
-    made = await cluster(3, settings={"PARLEY_DRAIN": "10"})
+    made = await cluster(3, settings={"PARLEY_DRAIN": "3"})
     load = await made.load(members=9, rate=200.0)
     await made.note_levels()
     gaps: list[float] = []
