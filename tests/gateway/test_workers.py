@@ -205,9 +205,13 @@ class TestMetrics:
         for line in theirs:
             line.setblocking(False)
         first, second = (Worker(n, 2, tmp_path / "run", line) for n, line in enumerate(theirs))
+        async with metrics_of_all(lambda: b"up 1\n", first):
+            pass
+        assert (tmp_path / "run").exists()
         async with metrics_of_all(lambda: b"up 1\n", first) as read:
             async with metrics_of_all(lambda: b"up 1\n", second):
                 assert b'up{worker="1"} 1\n' in await read()
+            async with metrics_of_all(lambda: b"up 1\n", second):
                 for line in parents:
                     line.close()
             assert (tmp_path / "run").exists()

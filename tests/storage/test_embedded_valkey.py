@@ -54,8 +54,14 @@ def test_answers_on_a_private_socket(server: EmbeddedValkey) -> None:
     assert path.is_socket()
     assert path.parent.stat().st_mode & 0o077 == 0
     with redis.Redis.from_url(url) as client:
-        settings = client.config_get("port", "save", "appendonly", "maxmemory-policy")
-    assert settings == {"port": "0", "save": "", "appendonly": "no", "maxmemory-policy": "noeviction"}
+        settings = client.config_get("port", "unixsocketperm", "save", "appendonly", "maxmemory-policy")
+    assert settings == {
+        "port": "0",
+        "unixsocketperm": "700",
+        "save": "",
+        "appendonly": "no",
+        "maxmemory-policy": "noeviction",
+    }
 
 
 def test_stop_leaves_nothing(server: EmbeddedValkey) -> None:

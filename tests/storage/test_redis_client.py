@@ -20,6 +20,7 @@ def test_sentinels() -> None:
         ("::1", 5, None),
         ("three", 6, None),
     ]
+    assert [it["retry"].get_retries() for it in asked] == [0, 0, 0], "one that is down costs no time"
 
 
 def test_cluster() -> None:

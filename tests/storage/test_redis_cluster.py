@@ -12,6 +12,7 @@ from redis.crc import key_slot
 from storage.leases import Leases
 from storage.redis_bus import room_channel
 from storage.redis_client import connect
+from storage.shards import ShardedSubscriber
 from tests.storage.test_redis_bus import Ear, ears, event, hearing, until
 from tests.valkey import SLOTS, Valkey, ValkeyCluster
 
@@ -64,6 +65,9 @@ async def test_all_servers(cluster: ValkeyCluster) -> None:
             there.bus.unhear(room)
         channels = set(map(room_channel, rooms))
         await until(lambda: not any(channels & _heard_at(server) for server in cluster.servers))
+        shards = there.bus._subscriber
+        assert isinstance(shards, ShardedSubscriber)
+        await until(lambda: not any(shard.subscriber.idle for shard in shards._shards.values()))
         assert there.bus.connected
 
 
