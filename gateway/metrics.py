@@ -49,7 +49,7 @@ class Metrics:
             "parley_openings", "Clients that open or resume a session, by what they do", ["state"], registry=registry
         )
         self._online = Gauge(
-            "parley_online_users", "Users who are online, by where they are", ["on"], registry=registry
+            "parley_online_users", "Users who are online, by where they are", ["where"], registry=registry
         )
         self._commands = _Children(
             Counter(
@@ -107,8 +107,8 @@ class Metrics:
 
     def watch_online(self, here: Callable[[], float], elsewhere: Callable[[], float]) -> None:
         """Asks these, whenever metrics are read, for the number of users who are online here, and on other nodes."""
-        self._online.labels("this node").set_function(here)
-        self._online.labels("other nodes").set_function(elsewhere)
+        self._online.labels("here").set_function(here)
+        self._online.labels("elsewhere").set_function(elsewhere)
 
     def watch_bus(self, connected: Callable[[], float], nodes: Callable[[], float]) -> None:
         """Asks these, whenever metrics are read, whether the bus is connected and how many other nodes there are."""
