@@ -13,7 +13,7 @@ from gateway.session import Session
 from gateway.wheel import Timed
 from protocol.models import User
 from storage.hints import Hint, decode, encode
-from tests.gateway.hub_world import World
+from tests.gateway.hub_world import ROOM, FakeLink, World
 
 GRACE = 10.0
 
@@ -60,8 +60,8 @@ class Line(Open):
 
     @property
     def live(self) -> set[UUID]:
-        """The other nodes."""
-        return self._cluster.nodes.keys() - {self._node_id}
+        """The other nodes, unless they have not beaten again since Redis lost its memory."""
+        return set() if self._cluster.forgotten else self._cluster.nodes.keys() - {self._node_id}
 
     def after_beat(self, callback: Callable[[bool], None]) -> None:
         """Keeps the only one."""
@@ -73,7 +73,7 @@ class Line(Open):
 
     def tell_all(self, hint: Hint) -> None:
         """To all others, unless it is lost."""
-        for node_id in self.live:
+        for node_id in self._cluster.nodes.keys() - {self._node_id}:
             self.tell_node(node_id, hint)
 
     def tell_node(self, node_id: UUID, hint: Hint) -> None:
@@ -97,13 +97,30 @@ class Node(World):
         self.id = uuid4()
         self.line = Line(cluster, self.id)
         wheel, line = cast("Any", cluster.clock), cast("Any", self.line)
-        self.presence = Presence(self.hub, wheel, GRACE)
+        self.presence = Presence(self.hub, wheel, cluster.grace)
         self.exchange = PresenceExchange(self.id, self.hub, self.presence, wheel, line, line, line)
 
     def comes(self, user: User) -> Session:
         """A session of the user opens."""
         session, _ = self.session(user=user)
         session.opening = False
+        self.presence.came(session)
+        return session
+
+    def watches(self, user: User) -> FakeLink:
+        """What a session of the user is told that has the room open."""
+        session, link = self.session(user=user)
+        self.hub.hold(session, ROOM)
+        self.open(session, 1)
+        self.hub.open_room(session, ROOM)
+        self.hub.rooms[ROOM].member_count = 2
+        return link
+
+    def joins(self, user: User) -> Session:
+        """A session of a member of the room opens."""
+        session, _ = self.session(user=user)
+        self.hub.hold(session, ROOM)
+        self.open(session, 1)
         self.presence.came(session)
         return session
 
@@ -126,8 +143,10 @@ class Node(World):
 class Cluster:
     """Some nodes."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, grace: float = GRACE) -> None:
         self.clock = Clock()
+        self.grace = grace
+        self.forgotten = False
         self.nodes: dict[UUID, Node] = {}
         for _ in range(count):
             self.start()
@@ -143,13 +162,22 @@ class Cluster:
         """It is gone, and its lease is over."""
         del self.nodes[node.id]
 
-    def run(self, seconds: int, *, lost_all: bool = False) -> None:
+    def run(self, seconds: int) -> None:
         """So many beats."""
         for _ in range(seconds):
-            self.clock.advance(1)
-            for node in self.nodes.values():
-                node.line.beat(lost_all)
+            self._beat()
         self.clock.advance(0.5)
+
+    def forget(self) -> None:
+        """Redis loses its memory: at the next beat nodes do not see each other."""
+        self.forgotten = True
+        self._beat()
+        self.forgotten = False
+
+    def _beat(self) -> None:
+        self.clock.advance(1)
+        for node in self.nodes.values():
+            node.line.beat(self.forgotten)
 
     def online(self, user: User) -> list[bool]:
         """Whether the user is online, as each node says."""

@@ -260,6 +260,16 @@ def test_redis_has_lost_its_memory(world: World) -> None:
     assert world.news() == [(ANN, False)]
 
 
+def test_a_node_that_was_away_before_redis_was(world: World) -> None:
+    """It may have come back while nobody could see it: it too has the time of a lease to show itself."""
+    world.beat(B)
+    world.now += GRACE
+    world.beat(B, doubtful=True)
+    world.now += 1
+    world.beat(A, B)
+    assert (world.news(), world.online()) == ([], {ANN})
+
+
 def test_a_short_grace_does_not_outrun_the_beats_after_a_loss() -> None:
     """With a grace below a beat, too, nodes have the time of a lease to show themselves again."""
     world = World()

@@ -9,9 +9,10 @@ import pytest
 
 from gateway.presence_exchange import USERS
 from storage.hints import PresenceAsked, PresenceChanged, PresenceTold
+from tests.gateway.hub_world import ROOM, names
 from tests.gateway.presence_world import GRACE, Cluster, Node, user
 
-ANN, BOB = user("ann"), user("bob")
+ANN, BOB, CAT = user("ann"), user("bob"), user("cat")
 
 
 @pytest.fixture
@@ -135,12 +136,16 @@ async def test_a_node_that_dies_takes_its_users_along(cluster: Cluster, nodes: t
     assert second.waits() == third.waits() == {ANN.id}
 
 
-async def test_redis_forgets_everything(cluster: Cluster, nodes: tuple[Node, Node, Node]) -> None:
-    """Nobody comes, nobody goes."""
+@pytest.mark.parametrize("grace", [0.1, GRACE])
+async def test_redis_forgets_everything(grace: float) -> None:
+    """Nobody comes, nobody goes, however short the grace."""
+    cluster = Cluster(3, grace)
+    nodes = list(cluster.nodes.values())
     nodes[0].comes(ANN)
     cluster.run(1)
     quiet(*nodes)
-    cluster.run(1, lost_all=True)
+    cluster.forget()
+    cluster.forget()
     cluster.run(int(GRACE) + 5)
     assert cluster.online(ANN) == [True] * 3
     assert quiet(*nodes)
@@ -175,12 +180,47 @@ async def test_a_change_here_does_not_overtake_one_of_elsewhere(
     session = first.comes(ANN)
     cluster.run(1)
     quiet(*nodes)
+    link = second.watches(BOB)
     first.goes(session)
     cluster.clock.advance(GRACE + 1)
     assert second.presence.waiting == {ANN.id}
-    second.comes(ANN)
+    second.joins(ANN)
+    second.flush()
+    assert names(link) == []
     assert second.waits() == {ANN.id}
-    assert second.presence.is_online(ANN.id)
+    second.presence.tell(ANN.id, ANN.username, [ROOM])
+    second.flush()
+    assert names(link) == ["user_online"]
+
+
+async def test_only_the_first_to_have_a_user_tells(cluster: Cluster, nodes: tuple[Node, Node, Node]) -> None:
+    """Who comes here too is no news, nor is who goes from here and stays elsewhere."""
+    first, second, _ = nodes
+    link = second.watches(BOB)
+    session = first.comes(ANN)
+    cluster.run(1)
+    second.goes(second.joins(ANN))
+    cluster.run(int(GRACE) + 1)
+    second.flush()
+    assert ANN.id not in second.hub.online
+    assert names(link) == []
+    first.goes(session)
+    cluster.run(int(GRACE) + 1)
+    second.goes(second.joins(CAT))
+    cluster.run(int(GRACE) + 1)
+    second.flush()
+    assert names(link) == ["user_online", "user_offline"]
+
+
+async def test_a_room_of_unknown_size(nodes: tuple[Node, Node, Node]) -> None:
+    """A room that came open with a session of another node may be large: nobody is named there before that is known."""
+    first, _, _ = nodes
+    link = first.watches(BOB)
+    first.hub.rooms[ROOM].member_count = 0
+    first.joins(ANN)
+    first.flush()
+    assert names(link) == []
+    assert first.waits() == {ANN.id}
 
 
 # --- counting sockets ------------------------------------------------------------------------
@@ -197,6 +237,8 @@ async def test_sockets_are_confirmed_by_those_who_have_them(cluster: Cluster, no
     first.is_cut(session)
     assert await third.presence.confirm_sockets(ANN.id) == 2
     assert third.presence.elsewhere.sockets_of(ANN.id) == 3
+    cluster.clock.advance(0.3)
+    assert third.presence.elsewhere.sockets_of(ANN.id) == 2
 
 
 async def test_sockets_of_a_dead_node_do_not_count(cluster: Cluster, nodes: tuple[Node, Node, Node]) -> None:
