@@ -199,6 +199,7 @@ async def test_only_the_first_to_have_a_user_tells(cluster: Cluster, nodes: tupl
     link = second.watches(BOB)
     session = first.comes(ANN)
     cluster.run(1)
+    assert second.waits() == {ANN.id}
     second.goes(second.joins(ANN))
     cluster.run(int(GRACE) + 1)
     second.flush()
