@@ -27,6 +27,10 @@ from storage.room_keys import RoomKeys
 log = logging.getLogger(__name__)
 
 
+STAYS = ("not_ready", "other_protocol", "not_yours")
+"""Refusals of an owner that keeps the session."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reset:
     """Why a session can't be resumed, and the commands it had taken, if that is still known."""
@@ -67,13 +71,20 @@ class Arrivals:
             session = self._hub.sessions.get(command.session_id)
             if claim is None:  # with Redis away nobody else can have taken it
                 return session or Reset("unknown_session")
+            if session is None and claim.owner != self._node_id:
+                return await self._fetch(claim, command, actor, wire)
             if session is not None:
                 session.fence = max(session.fence, claim.fence)
-                return session
-            if claim.owner == self._node_id:
+            if session is None or session.opening:
                 await self._handover.arrived(digest, claim.fence)
-                return self._hub.sessions.get(command.session_id) or Reset("unknown_session")
-            return await self._fetch(claim, command, actor, wire)
+                session = self._hub.sessions.get(command.session_id)
+            return session or self._over(claim, command, Reset("unknown_session"))
+
+    def _over(self, claim: Claim, command: Resume, reset: Reset) -> Reset:
+        """There is no session any more, here or elsewhere: our claim on it is worth nothing."""
+        if claim.fence:
+            self._handover.over(command.resume_token, claim.fence)
+        return reset
 
     async def _fetch(self, claim: Claim, command: Resume, actor: Actor | None, wire: Wire) -> Session | Reset:
         asked = SessionAsked(
@@ -92,9 +103,10 @@ class Arrivals:
             return await self._settle(answer.state, claim.fence, wire)
         if answer.reason == "superseded":
             raise Superseded
-        if answer.reason in ("not_ready", "other_protocol"):
-            await self._handover.give_back(command.resume_token, claim.owner)
-        return Reset(answer.reason, answer.handled)
+        if answer.reason not in STAYS:
+            return self._over(claim, command, Reset(answer.reason, answer.handled))
+        await self._handover.give_back(command.resume_token, claim.owner)
+        return Reset("unknown_session") if answer.reason == "not_yours" else Reset(answer.reason, answer.handled)
 
     async def _settle(self, state: SessionState, fence: int, wire: Wire) -> Session | Reset:
         session = Session.from_state(state, wire, self._limits)

@@ -35,6 +35,8 @@ ASK_SECONDS = 0.5
 """How long the former owner of a session may take to give it away."""
 GIVE_SECONDS = 0.35
 """How long it waits for commands under way, whose answers belong to the session."""
+WRITE_AGAIN = 86_400.0
+"""Seconds after which claims are written again, long before Redis would forget them."""
 POLL = 0.005
 """Seconds between two looks at whether they are done."""
 
@@ -83,7 +85,8 @@ class Handover:
         self._answers: dict[tuple[bytes, int], asyncio.Future[Answer]] = {}
         self._arriving: dict[bytes, list[Arrival]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._over: dict[UUID, list[bytes]] = {}
+        self._over: dict[UUID, dict[bytes, int]] = {}
+        self._written_at = time.monotonic()
         self._silent: set[UUID] = set()
         bus.on(SessionAsked, self._take_asked)
         bus.on(SessionGiven, self._take_answer)
@@ -217,23 +220,37 @@ class Handover:
     def forgotten(self, session: Session) -> None:
         """A session has ended. Nobody will ask whose it is, unless it has moved."""
         if session.fence and not session.moved:
-            self._over.setdefault(home_of(session.resume_token), []).append(digest_of(session.resume_token))
+            self.over(session.resume_token, session.fence)
+
+    def over(self, resume_token: str, fence: int) -> None:
+        """There is no such session any more, and it is ours by this number: soon Redis need not know of it."""
+        self._over.setdefault(home_of(resume_token), {})[digest_of(resume_token)] = fence
 
     async def drop_claimed(self) -> bool:
         """Drops sessions that other nodes have claimed without our hearing of it; whether any. Raises AWAY."""
-        sessions = self._hub.sessions.values()
-        homes = {self._leases.node_id, *(home_of(s.resume_token) for s in sessions if s.fence)}
-        claims: dict[bytes, Claim] = {}
-        for home in homes:
-            claims.update(await self._leases.claims_of(home) or {})
-        lost = [s for s in sessions if self._is_lost(s, claims)] if claims else []
-        for session in lost:
-            self.drop(session)
-        return bool(lost)
+        lost = False
+        for home in self._homes():
+            claims = await self._leases.claims_of(home)
+            lost |= self._compare(home, claims) if claims else False
+        return lost
 
-    def _is_lost(self, session: Session, claims: dict[bytes, Claim]) -> bool:
-        claim = claims.get(digest_of(session.resume_token))
-        return claim is not None and claim.owner != self._leases.node_id and claim.fence > session.fence
+    def _homes(self) -> set[UUID]:
+        """This node, and the homes of sessions that came from others."""
+        names = {_home_name(session) for session in self._hub.sessions.values() if session.fence}
+        return {self._leases.node_id, *map(UUID, names)}
+
+    def _compare(self, home: UUID, claims: dict[bytes, Claim]) -> bool:
+        lost = False
+        for session in [s for s in self._hub.sessions.values() if _home_name(s) == home.hex]:
+            claim = claims.get(digest_of(session.resume_token))
+            if claim is None or claim.fence <= session.fence:
+                continue
+            if claim.owner == self._leases.node_id:  # who claimed it could not go on with it, and gave it back
+                session.fence = claim.fence
+            else:
+                self.drop(session)
+                lost = True
+        return lost
 
     async def find_out(self, pause: float) -> bool:
         """After a pause of so many seconds: drops what was lost meanwhile, and says whether anything was.
@@ -261,26 +278,41 @@ class Handover:
 
     async def _keep_claims(self, lost_all: bool) -> None:
         with contextlib.suppress(*AWAY):
-            if lost_all:
+            if lost_all or time.monotonic() > self._written_at + WRITE_AGAIN:
+                self._written_at = time.monotonic()
                 await self._restore()
             await self.drop_claimed()
             self._silent &= self._leases.live
-            over, self._over = self._over, {}
-            for home, digests in over.items():
-                await self._leases.give_up(home, digests)
+            for home in list(self._over):
+                await self._give_up(home)
 
     async def _restore(self) -> None:
-        for session in list(self._hub.sessions.values()):
+        claims: dict[UUID, dict[bytes, int]] = {}
+        for session in self._hub.sessions.values():
             if session.fence:
-                token = session.resume_token
-                await self._leases.restore(home_of(token), digest_of(token), session.fence)
+                claims.setdefault(UUID(_home_name(session)), {})[digest_of(session.resume_token)] = session.fence
+        for home, fences in claims.items():
+            await self._leases.restore(home, fences)
+
+    async def _give_up(self, home: UUID) -> None:
+        over = self._over.pop(home, {})
+        try:
+            await self._leases.give_up(home, over)
+        except AWAY:
+            self._over[home] = over | self._over.get(home, {})
+            raise
+
+
+def _home_name(session: Session) -> str:
+    """The hex of the node that a session began on."""
+    return session.resume_token.partition(".")[0]
 
 
 def _refusal(session: Session, asked: SessionAsked) -> str | None:
     if session.fence >= asked.fence:
         return "superseded"
     if not may_go_on(session, asked.user_id, asked.scopes):
-        return "unknown_session"
+        return "not_yours"
     if session.opening:
         return "not_ready"
     return None if session.wire.name == asked.wire else "other_protocol"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Never
 from uuid import UUID, uuid4
 
@@ -65,6 +65,19 @@ redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return {owner, fence}
 """
 
+_GIVE_UP = """
+for i = 2, #ARGV, 2 do
+    if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[1] .. ' ' .. ARGV[i + 1] then
+        redis.call('HDEL', KEYS[1], ARGV[i])
+    end
+end
+"""
+
+_RESTORE = """
+for i = 3, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[1] .. ' ' .. ARGV[i + 1]) end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+"""
+
 KEPT = 7 * 86_400.0
 """Seconds that claims on one home's sessions are kept after the last of them was written; owners write them daily."""
 
@@ -90,6 +103,8 @@ class Leases:
         self._changes: dict[UUID, bytes | None] = {}
         self._beat_script = redis.register_script(_BEAT)
         self._claim_script = redis.register_script(_CLAIM)
+        self._give_up_script = redis.register_script(_GIVE_UP)
+        self._restore_script = redis.register_script(_RESTORE)
         self._on_beat: list[Callable[[bool], Any]] = []
 
     def after_beat(self, callback: Callable[[bool], Any]) -> None:
@@ -123,7 +138,10 @@ class Leases:
         mine = uuid4().hex.encode()
         epoch = mine if await self._redis.set(_EPOCH, mine, nx=True) else await self._redis.get(_EPOCH)
         before, self._epoch = self._epoch, epoch
-        return before is not None and before != epoch
+        lost_all = before is not None and before != epoch
+        if lost_all:
+            self._changes.clear()
+        return lost_all
 
     async def leave(self) -> None:
         """Ends this node's lease at once: it stops in good order. Claims stay: others have its sessions now."""
@@ -151,18 +169,21 @@ class Leases:
         found.pop(b"changes", None)
         return {digest: _claim(value) for digest, value in found.items()}
 
-    async def restore(self, home: UUID, digest: bytes, fence: int) -> None:
-        """Writes this node's claim again, after Redis has lost it. Raises AWAY."""
-        await self._redis.hsetnx(_claims(home), digest, f"{self.node_id.hex} {fence}")
-        await self._redis.pexpire(_claims(home), int(KEPT * 1000))
+    async def restore(self, home: UUID, fences: Mapping[bytes, int]) -> None:
+        """Writes this node's claims again, by digest, where Redis may have lost them. Raises AWAY."""
+        await self._restore_script(keys=[_claims(home)], args=[self.node_id.hex, int(KEPT * 1000), *_flat(fences)])
 
-    async def give_up(self, home: UUID, digests: Iterable[bytes]) -> None:
-        """These sessions are over: nobody will ask whose they are. Raises AWAY."""
-        await self._redis.hdel(_claims(home), *digests)
+    async def give_up(self, home: UUID, fences: Mapping[bytes, int]) -> None:
+        """These sessions are over: this node's claims on them go, others' newer ones stay. Raises AWAY."""
+        await self._give_up_script(keys=[_claims(home)], args=[self.node_id.hex, *_flat(fences)])
 
 
 def _claims(home: UUID) -> str:
     return f"parley:claims:{home.hex}"
+
+
+def _flat(fences: Mapping[bytes, int]) -> list[Any]:
+    return [item for pair in fences.items() for item in pair]
 
 
 def _claim(value: bytes) -> Claim:

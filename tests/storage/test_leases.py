@@ -97,7 +97,7 @@ async def test_changes(redis: RedisClient) -> None:
     await other.claim(home.node_id, DIGEST)
     assert await home.claims_of(home.node_id) == {DIGEST: (other.node_id, 1)}
     assert await home.claims_of(home.node_id) is None
-    await other.give_up(home.node_id, [DIGEST])
+    await other.give_up(home.node_id, {DIGEST: 1})
     await other.claim(home.node_id, bytes(16))
     assert await home.claims_of(home.node_id) == {bytes(16): (other.node_id, 1)}
 
@@ -105,7 +105,18 @@ async def test_changes(redis: RedisClient) -> None:
 async def test_restore(redis: RedisClient) -> None:
     """An owner writes its claim again after Redis has lost it, and never over a newer one."""
     home, other, third = (Leases(redis, uuid4()) for _ in range(3))
-    await other.restore(home.node_id, DIGEST, 5)
+    await other.restore(home.node_id, {DIGEST: 5})
     assert await third.claim(home.node_id, DIGEST) == (other.node_id, 6)
-    await other.restore(home.node_id, DIGEST, 5)
+    await other.restore(home.node_id, {DIGEST: 5})
     assert await home.claims_of(home.node_id) == {DIGEST: (third.node_id, 6)}
+
+
+async def test_give_up(redis: RedisClient) -> None:
+    """Who gives up a session that somebody else has claimed since takes nothing away."""
+    home, other, third = (Leases(redis, uuid4()) for _ in range(3))
+    await other.claim(home.node_id, DIGEST)
+    await third.claim(home.node_id, DIGEST)
+    await other.give_up(home.node_id, {DIGEST: 1})
+    assert await home.claims_of(home.node_id) == {DIGEST: (third.node_id, 2)}
+    await third.give_up(home.node_id, {DIGEST: 2})
+    assert await redis.hkeys(f"parley:claims:{home.node_id.hex}") == [b"changes"]
