@@ -90,11 +90,14 @@ class Elsewhere:
         self._take(node, hint.users)
 
     def told(self, hint: PresenceTold, now: float) -> None:
-        """A part of all users of a node. What changes meanwhile is told as ever, and later than the part it is in."""
+        """A part of all users of a node, as they are after the change it names. Changes between parts are told too."""
         node = self._node(hint.node_id, now)
         if hint.part == 0 and not node.whole and hint.number >= node.number:
             node.number, node.part, node.seen, node.known = hint.number, 0, set(), True
-        if node.seen is None or hint.part != node.part:
+        if node.seen is None:
+            return
+        if hint.part != node.part or hint.number != node.number:
+            node.seen = None
             return
         node.part += 1
         node.ask_at = now + ASK_AGAIN

@@ -45,7 +45,7 @@ class PresenceExchange:
         self._fence = fence
         self._number = 0
         self._changed: set[UUID] = set()
-        self._askers: set[UUID] = set()
+        self._asked = False
         self._telling: Iterator[bool] | None = None
         self._confirming: dict[UUID, _Confirmation] = {}
         self._beat_at = wheel.now()
@@ -70,7 +70,7 @@ class PresenceExchange:
         if self._fence.clear:
             self._tell_changes()
             self._tell_whole()
-        return now + GATHER if self._changed or self._askers or self._telling else None
+        return now + GATHER if self._changed or self._asked or self._telling else None
 
     def _tell_changes(self) -> None:
         changed, self._changed = list(self._changed), set()
@@ -83,27 +83,25 @@ class PresenceExchange:
         return presence_of(self._hub.connections_of(user_id), online=user_id in self._hub.online)
 
     def _tell_whole(self) -> None:
-        """Tells all users to those who have asked, a few parts in a turn. Who asks meanwhile hears the next one."""
-        if self._telling is None and self._askers:
-            askers, self._askers = self._askers, set()
-            self._telling = self._parts(askers)
+        """Tells all users once somebody has asked, a few parts in a turn. Who asks meanwhile hears the next whole."""
+        if self._telling is None and self._asked:
+            self._asked = False
+            self._telling = self._parts()
         for _ in range(PARTS):
             if self._telling is not None and not next(self._telling, False):
                 self._telling = None
 
-    def _parts(self, askers: set[UUID]) -> Iterator[bool]:
-        """The users are those at the beginning, whoever comes or goes until the end is told as a change as well."""
-        number = self._number
+    def _parts(self) -> Iterator[bool]:
+        """The users are those at the beginning; whoever comes or goes until the end is told as a change as well.
+
+        They are told to all nodes, since only on one channel do parts and changes keep their order.
+        """
         everyone = list(self._hub.users.keys() | self._hub.online)
         last = max(0, len(everyone) - 1) // USERS
         for part in range(last + 1):
             found = {user_id: self._presence_of(user_id) for user_id in everyone[part * USERS : (part + 1) * USERS]}
             users = {user_id: presence for user_id, presence in found.items() if presence}
-            told = PresenceTold(self._node_id, number, part, part == last, users)
-            if len(askers) == 1:
-                self._bus.tell_node(next(iter(askers)), told)
-            else:
-                self._bus.tell_all(told)
+            self._bus.tell_all(PresenceTold(self._node_id, self._number, part, part == last, users))
             yield True
 
     # --- hearing -----------------------------------------------------------------------------
@@ -127,10 +125,10 @@ class PresenceExchange:
 
     def _ask(self) -> None:
         for node_id in self._elsewhere.to_ask(self._wheel.now()):
-            self._bus.tell_node(node_id, PresenceAsked(self._node_id))
+            self._bus.tell_node(node_id, PresenceAsked())
 
-    def _take_asked(self, hint: PresenceAsked) -> None:
-        self._askers.add(hint.asker)
+    def _take_asked(self, _: PresenceAsked) -> None:
+        self._asked = True
         self._wheel.schedule(self, self._wheel.now())
 
     # --- counting a user's sockets -----------------------------------------------------------

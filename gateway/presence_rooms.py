@@ -106,7 +106,7 @@ class RoomPresence:
             waiting -= self._presence.looking
             try:
                 await self._tell_of(self._presence.looking)
-            except ChatError:
+            except BaseException:
                 waiting |= self._presence.looking
                 raise
             finally:

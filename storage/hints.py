@@ -94,23 +94,21 @@ class PresenceChanged(Hint, frozen=True):
     users: dict[UUID, int]
 
 
-# --- for one node ----------------------------------------------------------------------------
-
-
-class PresenceAsked(Hint, frozen=True):
-    """Tell me all users you have."""
-
-    asker: UUID
-
-
 class PresenceTold(Hint, frozen=True):
-    """A part of all users of a node, begun after its change `number`. Parts are counted from 0."""
+    """A part of all users of a node, as they are after its change `number`. Parts are counted from 0."""
 
     node_id: UUID
     number: int
     part: int
     last: bool
     users: dict[UUID, int]
+
+
+# --- for one node ----------------------------------------------------------------------------
+
+
+class PresenceAsked(Hint, frozen=True):
+    """Tell all users you have: somebody does not know them."""
 
 
 class SocketsAsked(Hint, frozen=True):

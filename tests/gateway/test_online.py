@@ -164,7 +164,7 @@ def test_a_change_while_a_whole_is_told(world: World) -> None:
     world.changed(A, 6, 6)
     world.told(A, 6, 0, last=False, ann=HERE)
     world.changed(A, 6, 7, ann=GONE, cat=HERE)
-    world.told(A, 6, 1, bob=HERE)
+    world.told(A, 7, 1, bob=HERE)
     assert world.online() == {BOB, CAT}
     assert world.asks() == []
 
@@ -174,10 +174,24 @@ def test_a_change_lost_while_a_whole_is_told(world: World) -> None:
     world.changed(A, 6, 6)
     world.told(A, 6, 0, last=False, ann=HERE)
     world.changed(A, 7, 8, cat=HERE)
-    world.told(A, 6, 1)
+    world.told(A, 8, 1)
     world.now += ASK_AGAIN
     assert world.asks() == [A]
     assert world.online() == {ANN, CAT}
+
+
+@pytest.mark.parametrize("number", [6, 8])
+def test_a_part_out_of_order(world: World, number: int) -> None:
+    """A part that a change has overtaken, or that has overtaken one, is not taken in: the node is asked again."""
+    world.changed(A, 6, 6)
+    world.told(A, 6, 0, last=False, ann=HERE)
+    world.changed(A, 6, 7, cat=HERE)
+    world.told(A, number, 1, bob=HERE)
+    world.now += ASK_AGAIN
+    assert world.asks() == [A]
+    assert world.online() == {ANN, CAT}
+    world.told(A, 8, cat=HERE)
+    assert world.online() == {CAT}
 
 
 def test_a_whole_that_is_older_than_what_is_known(world: World) -> None:
