@@ -40,6 +40,18 @@ class Comeback(BenchSession):
         self.verdict = ""
         self.retry_after: float | None = None
         self._former = former
+        self._connected = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begins."""
+        self._connected = True
+        super().connection_made(transport)
+
+    def close(self) -> None:
+        """Drops the socket, if there was one."""
+        self._closing = True
+        if self._connected:
+            self._transport.abort()
 
     def _other(self, payload: bytes) -> None:
         frame = self._wire.codec.decode_server(payload)

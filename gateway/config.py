@@ -154,7 +154,7 @@ class Config:
         "PARLEY_LIMIT_UNAUTHENTICATED", 1_000, "connections an address that have not said who they are"
     )
     limit_openings: int = setting(
-        "PARLEY_LIMIT_OPENINGS", 16, "sessions being opened or resumed at once; the others wait for their turn"
+        "PARLEY_LIMIT_OPENINGS", 8, "sessions being opened or resumed at once; the others wait for their turn"
     )
     limit_outbox_ephemeral: int = setting(
         "PARLEY_LIMIT_OUTBOX_EPHEMERAL", 262_144, "bytes waiting for a reader above which ephemeral events are dropped"
