@@ -24,6 +24,10 @@ LOOK = 0.1
 """Seconds between two looks at the clock."""
 
 
+Ask = Callable[[float], Awaitable[bool]]
+"""Finds out whether something was lost in a pause of so many seconds."""
+
+
 class Fence(Protocol):
     """Whether this node may act for its sessions. `losses` counts how often it found that some were gone."""
 
@@ -61,13 +65,14 @@ class PauseFence:
     """Notices pauses by the clock."""
 
     def __init__(self) -> None:
-        self._ask: Callable[[float], Awaitable[bool]] | None = None
+        self._ask: Ask | None = None
         self._seen = time.monotonic()
         self._asking: asyncio.Task[None] | None = None
+        self._pause = 0.0  # the longest since the last question
         self._then: list[Callable[[], None]] = []
         self.losses = 0
 
-    def ask_by(self, ask: Callable[[float], Awaitable[bool]]) -> None:
+    def ask_by(self, ask: Ask) -> None:
         """Has `ask` find out what was lost in a pause of so many seconds; it says whether anything was."""
         self._ask = ask
 
@@ -77,15 +82,20 @@ class PauseFence:
         now = time.monotonic()
         pause = now - self._seen
         self._seen = now
-        if pause > STALL and self._asking is None and self._ask is not None:
+        if pause > STALL and self._ask is not None:
             log.warning("paused; asking which sessions are gone", extra={"seconds": round(pause, 3)})
-            self._asking = asyncio.get_running_loop().create_task(self._find_out(self._ask(pause)))
+            self._pause = max(self._pause, pause)
+            if self._asking is None:
+                self._asking = asyncio.get_running_loop().create_task(self._find_out(self._ask))
         return self._asking is None
 
-    async def _find_out(self, asked: Awaitable[bool]) -> None:
+    async def _find_out(self, ask: Ask) -> None:
+        """Asks until no pause has come since the question: an answer is worth nothing after the next pause."""
         try:
-            if await asked:
-                self.losses += 1
+            while pause := self._pause:
+                self._pause = 0.0
+                self.losses += await ask(pause)
+                _ = self.clear
         finally:
             self._asking = None
             then, self._then = self._then, []

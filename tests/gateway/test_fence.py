@@ -69,3 +69,19 @@ async def test_nothing_lost() -> None:
     time.sleep(STALL + 0.1)  # noqa: ASYNC251  # this is the pause
     await asyncio.wait_for(fence.passed(), 5)
     assert fence.losses == 0
+
+
+async def test_paused_again() -> None:
+    """An answer that came before another pause says nothing about that one: it is asked again."""
+    redis = Redis()
+    fence = fence_on(redis)
+    time.sleep(STALL + 0.1)  # noqa: ASYNC251  # this is the pause
+    assert not fence.clear
+    await asyncio.sleep(0.05)
+    assert len(redis.asked) == 1
+    time.sleep(STALL + 0.2)  # noqa: ASYNC251  # the other one
+    redis.answer.set_result(False)
+    assert not fence.clear
+    await asyncio.wait_for(fence.passed(), 5)
+    assert len(redis.asked) == 2
+    assert redis.asked[1] > STALL + 0.1
