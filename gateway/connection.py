@@ -192,8 +192,12 @@ class Connection:
         self._closing = True
         self._take_no_more()
         session = self._session
-        if session is not None and self._door.hub.links.get(session) is self._link and not self._link.paused:
+        if session is not None and self._door.hub.links.get(session) is self._link and self._may_write():
             self._link.write(session.take())
+
+    def _may_write(self) -> bool:
+        """Whether the socket takes more, and the session is certainly ours."""
+        return not self._link.paused and self._door.fence.clear
 
     # --- commands, in order ------------------------------------------------------------------
 
