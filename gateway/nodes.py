@@ -38,6 +38,7 @@ class Nodes:
         self._hub = hub
         self._bus = bus
         self._database = database
+        self._control = ControlReader()
         self._added: list[MembersAdded] = []
         bus.on(Ephemeral, self._take_ephemeral)
         bus.on(SignInEnded, self._take)
@@ -85,21 +86,27 @@ class Nodes:
 
     async def read_control_forever(self) -> Never:
         """Looks for what was not heard, again and again."""
-        reader = ControlReader()
         while True:
             with contextlib.suppress(ChatError):
-                await self.read_control(reader)
+                await self.read_control()
             await asyncio.sleep(CONTROL_INTERVAL)
 
-    async def read_control(self, reader: ControlReader) -> None:
-        """One look. Raises ChatError when the database is away."""
-        waited, self._added = self._added, []
+    async def read_control(self) -> None:
+        """One look. Raises ChatError when the database is away; what was to be done then is done the next time."""
+        waited = list(self._added)
         async with self._database.acquire() as conn:
-            found = await reader.read(conn)
+            found = await self._control.read(conn)
         for hint in found:
-            self._take(hint)
+            self._take_logged(hint)
         for added in waited:
             await self._come_late(added)
+            self._added.remove(added)
+
+    def _take_logged(self, hint: AnyHint) -> None:
+        try:
+            self._take(hint)
+        except Exception:
+            log.exception("what the control log says could not be done")
 
     async def _come_late(self, added: MembersAdded) -> None:
         """Sessions that have not heard of a chatroom that their user came into, unless that is over again."""

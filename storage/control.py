@@ -8,12 +8,16 @@ the others it remembers which rows it has had.
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 
 from storage.database import Connection
 from storage.hints import AnyHint, Hint
+
+log = logging.getLogger(__name__)
 
 KEPT = timedelta(days=1)
 """How long rows are kept. A node that was stopped for longer has no session left that could be resumed."""
@@ -43,7 +47,17 @@ class ControlReader:
         entries = [row for row in rows if row["id"] is not None]
         fresh = [] if first else [row["hint"] for row in entries if row["id"] not in self._had]
         self._had = {row["id"] for row in entries if row["is_open"]}
-        return [msgspec.convert(hint, AnyHint, strict=False) for hint in fresh]
+        return [hint for row in fresh if (hint := _hint(row)) is not None]
+
+
+def _hint(row: Any) -> AnyHint | None:
+    """None for what a newer Parley has written: that must not hold up the others."""
+    try:
+        hint: AnyHint = msgspec.convert(row, AnyHint, strict=False)
+    except msgspec.ValidationError:
+        log.warning("the control log says something unknown")
+        return None
+    return hint
 
 
 _READ = """

@@ -57,3 +57,15 @@ async def test_purge(db: Database) -> None:
         await control.write(conn, HINTS[1])
         await control.purge(conn)
         assert await reader.read(conn) == [HINTS[1]]
+
+
+async def test_unknown(db: Database) -> None:
+    """What a newer Parley writes is left out, and holds up nothing else."""
+    reader = ControlReader()
+    async with db.acquire() as conn:
+        await reader.read(conn)
+        await control.write(conn, HINTS[0])
+        await conn.execute("INSERT INTO control_log (hint) VALUES ($1)", {"type": "Unheard", "of": 1})
+        await control.write(conn, HINTS[1])
+        assert await reader.read(conn) == HINTS[:2]
+        assert await reader.read(conn) == []
