@@ -98,7 +98,7 @@ class Repair:
     async def _fill(self, room: Room) -> None:
         try:
             await self._bus.heard([room.id])  # else what is committed between the look and that would be missed
-            while room.head is not None:
+            while room.head is not None and self._hub.rooms.get(room.id) is room:
                 missing = (await self._read({room.id: room.head})).get(room.id, [])
                 self._hub.deliver([event for event in missing if event.seq > room.head])
                 if len(missing) < BATCH:
