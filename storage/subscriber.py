@@ -42,6 +42,7 @@ class Subscriber:
         self._confirmed: set[bytes] = set()
         self._waiting: dict[bytes, list[asyncio.Future[None]]] = {}
         self._asked: set[bytes] = set()
+        self._touched: dict[bytes, None] = {}  # perhaps no longer asked for as wanted
         self._changed = asyncio.Event()
         self._connected = False
 
@@ -57,17 +58,21 @@ class Subscriber:
 
     def ask_again(self) -> None:
         """Asks for channels that the server has ended, if there are any."""
-        if not self._asked.issuperset(self._wanted):
+        if self._touched:
             self._changed.set()
 
     def add(self, channel: bytes) -> None:
         """Hears a channel from soon on."""
         self._wanted[channel] = None
-        self._changed.set()
+        self._touch(channel)
 
     def remove(self, channel: bytes) -> None:
         """Has heard enough of it."""
         self._wanted.pop(channel, None)
+        self._touch(channel)
+
+    def _touch(self, channel: bytes) -> None:
+        self._touched[channel] = None
         self._changed.set()
 
     async def heard(self, channels: Iterable[bytes]) -> None:
@@ -79,9 +84,18 @@ class Subscriber:
         futures = [loop.create_future() for _ in missing]
         for channel, future in zip(missing, futures, strict=True):
             self._waiting.setdefault(channel, []).append(future)
-        await asyncio.wait(futures, timeout=HEARD_SECONDS)
-        for channel in missing:
-            self._waiting.pop(channel, None)
+        try:
+            await asyncio.wait(futures, timeout=HEARD_SECONDS)
+        finally:
+            for channel, future in zip(missing, futures, strict=True):
+                self._wait_no_more(channel, future)
+
+    def _wait_no_more(self, channel: bytes, future: asyncio.Future[None]) -> None:
+        """Others may go on waiting for the channel."""
+        if (waiting := self._waiting.get(channel)) is not None and future in waiting:
+            waiting.remove(future)
+            if not waiting:
+                del self._waiting[channel]
 
     async def run(self) -> Never:
         """Listens for ever, whatever happens to Redis."""
@@ -120,8 +134,9 @@ class Subscriber:
     async def _ask(self, pubsub: Any) -> None:
         """Tells the server what is wanted now."""
         self._changed.clear()
-        gone = [channel for channel in self._asked if channel not in self._wanted]
-        new = [channel for channel in self._wanted if channel not in self._asked]
+        touched, self._touched = self._touched, {}
+        gone = [channel for channel in touched if channel in self._asked and channel not in self._wanted]
+        new = [channel for channel in touched if channel in self._wanted and channel not in self._asked]
         self._asked.difference_update(gone)
         self._confirmed.difference_update(gone)
         self._asked.update(new)
@@ -140,7 +155,7 @@ class Subscriber:
             if message is not None:
                 heard_at = now
                 self._note(message)
-                if restored and self._confirmed.issuperset(self._wanted):
+                if restored and self._complete():
                     restored = False
                     self._restored()
             elif now - heard_at > DEAD_AFTER:
@@ -149,6 +164,10 @@ class Subscriber:
                 pinged_at = now
                 await pubsub.ping()
 
+    def _complete(self) -> bool:
+        """Whether all that is wanted is heard; their numbers say mostly no, and at once."""
+        return len(self._confirmed) >= len(self._wanted) and self._confirmed.issuperset(self._wanted)
+
     def _note(self, message: dict[str, Any]) -> None:
         kind, channel = message["type"], message["channel"]
         if kind in ("message", "smessage"):
@@ -156,6 +175,7 @@ class Subscriber:
         elif kind == "sunsubscribe" and channel in self._wanted:  # its slot has left the server
             self._asked.discard(channel)
             self._confirmed.discard(channel)
+            self._touched[channel] = None
         elif kind in ("subscribe", "ssubscribe"):
             self._connected = True
             if channel in self._wanted:
@@ -168,6 +188,7 @@ class Subscriber:
         self._connected = False
         self._confirmed.clear()
         self._asked.clear()
+        self._touched = dict(self._wanted)
 
 
 def _batches(channels: list[bytes], size: int) -> Iterable[list[bytes]]:
