@@ -113,7 +113,7 @@ class Server:
                 stdout=out,
                 stderr=out,
             )
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while not await self._answers():
                 assert self.process.returncode is None, log.read_text()
                 await asyncio.sleep(0.02)

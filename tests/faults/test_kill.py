@@ -27,7 +27,7 @@ async def _kill_and_restart(made: Cluster, dice: random.Random) -> None:
 async def test_two_nodes(cluster: MakeCluster, dice: random.Random, kills: int) -> None:
     """Two nodes are killed at random moments: nothing is lost, repeated, out of order or left behind."""
     made = await cluster(2)
-    load = await made.load(rate=150.0)
+    load = await made.load(rate=80.0)
     await made.note_levels()
     async with load.running():
         for _ in range(kills):
