@@ -56,7 +56,7 @@ async def _lags(made: Cluster) -> tuple[float, float]:
 async def test_silence(cluster: MakeCluster, seconds: float, late: float) -> None:
     """Nothing comes from it for a while: pings are answered, loops are on time, and then it all goes on.
 
-    A share of the looks at the loops may find them late: none in the long run; in the short one most, on a machine with other work.
+    A share of the looks at the loops may find them late: none in the long run, most on a machine with other work.
     """
     made = await cluster(2, postgres=True)
     load = await made.load()
