@@ -41,17 +41,16 @@ async def pair(
             stack.push_async_callback(node.stop)
             nodes.append(node)
         async with asyncio.timeout(30):
-            while [await metric(node, "parley_nodes") for node in nodes] != [1, 1]:
+            while [await metrics(node, "parley_nodes") for node in nodes] != [{"": 1}] * 2:
                 await asyncio.sleep(0.05)
         yield nodes[0], nodes[1]
     assert not any("Traceback" in node.logs() for node in nodes)
 
 
-async def metric(node: Server, name: str) -> float:
-    """A number of /metrics."""
+async def metrics(node: Server, name: str) -> dict[str, float]:
+    """What /metrics has under this name, by its labels."""
     async with aiohttp.ClientSession() as http, http.get(node.http + "/metrics") as answer:
-        found = re.search(rf"^{re.escape(name)} (\S+)$", await answer.text(), re.MULTILINE)
-    return float(found[1]) if found else 0.0
+        return {m[1]: float(m[2]) for m in re.finditer(rf"^{name}(\S*) (\S+)$", await answer.text(), re.MULTILINE)}
 
 
 @asynccontextmanager
@@ -150,11 +149,11 @@ async def test_a_node_stops_under_load(database_url: str, tmp_path: Path, valkey
             await listening
         acked = [text for talker in talkers for text in talker.acked]
         assert Counter(message["content"] for message in written) == Counter(acked)
+        assert await metrics(there, "parley_resumes_total") == {'{verdict="resumed"}': len(ways) - 1}
         for talker in talkers:
             events = [event for event in talker.heard if event[1] is None or event[1] < last.message.seq]
             assert events == [("message_received", seq) for seq in range(2, last.message.seq)]
             assert talker.client.session_id == talker.session
-        assert await metric(there, 'parley_resumes_total{verdict="resumed"}') == len(ways) - 1
 
 
 async def test_who_does_not_follow(database_url: str, tmp_path: Path, valkey: Valkey) -> None:
