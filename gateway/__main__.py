@@ -25,7 +25,6 @@ from gateway.front_door import FrontDoor
 from gateway.housekeeping import Housekeeping
 from gateway.hub import Hub
 from gateway.metrics import Metrics
-from gateway.neighbours import Neighbours
 from gateway.nodes import Nodes
 from gateway.ports import cannot_listen
 from gateway.presence import Presence
@@ -114,7 +113,6 @@ async def _run_node(
     room_keys = RoomKeys(database, master)
     repair = Repair(hub, cluster.bus, database, room_keys)
     nodes = Nodes(hub, cluster.bus, database)
-    neighbours = Neighbours(cluster.bus, cluster.leases)
     services = Services(
         config=config,
         database=database,
@@ -146,7 +144,7 @@ async def _run_node(
     ):
         _announce(config, listening, worker)
         await _until_told_to_stop(reload, worker)
-        await drain(services, chat, listening.servers, neighbours)
+        await drain(services, chat, listening.servers, cluster.neighbours)
     wheel.stop()
     services.passwords.close()
 

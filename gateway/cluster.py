@@ -20,6 +20,7 @@ from gateway.fence import Open, PauseFence
 from gateway.handover import Handover
 from gateway.hub import Hub
 from gateway.metrics import Metrics
+from gateway.neighbours import Neighbours
 from gateway.presence_exchange import PresenceExchange
 from gateway.rates import Share
 from gateway.repair import Repair
@@ -41,7 +42,7 @@ class Alone:
         self.bus: Bus = LocalBus()
         self.tokens = ResumeTokens(uuid4(), keys.master)
         self.fence = Open()
-        self.leases: Leases | None = None
+        self.neighbours = Neighbours(self.bus, None)
         self.jobs: tuple[Job, ...] = ()
 
     def connect(self, hub: Hub, door: Door, repair: Repair, database: Database, room_keys: RoomKeys) -> None:
@@ -67,6 +68,7 @@ class Member:
         self.redis = redis
         self.bus = RedisBus(redis, ClusterKeys(keys.master), self._node_id, metrics.bus)
         self.leases = Leases(redis, self._node_id)
+        self.neighbours = Neighbours(self.bus, self.leases)
         self.tokens = ResumeTokens(self._node_id, keys.master)
         self.fence = PauseFence()
         self.jobs: tuple[Job, ...] = (self.bus.run, self.leases.run, self.fence.watch_forever)
@@ -77,7 +79,7 @@ class Member:
         self.bus.listen(hub.deliver)
         self.bus.on_restored(repair.sweep_soon)
         hub.on_room, hub.on_empty, hub.on_welcome = self.bus.hear, self.bus.unhear, repair.fill_soon
-        handover = Handover(hub, self.bus, self.leases, self.tokens, door.admission.aside)
+        handover = Handover(hub, self.bus, self.leases, self.tokens, self.neighbours, door.admission.aside)
         hub.on_forget.append(handover.forgotten)
         self.fence.ask_by(handover.find_out)
         PresenceExchange(self._node_id, hub, door.presence, door.wheel, self.bus, self.leases, self.fence)

@@ -21,6 +21,7 @@ from uuid import UUID
 
 from crypto.resume_tokens import ResumeTokens, digest_of, home_of
 from gateway.hub import Hub
+from gateway.neighbours import Neighbours
 from gateway.session import Session
 from protocol.errors import CloseCode
 from protocol.models import Scope
@@ -33,8 +34,12 @@ log = logging.getLogger(__name__)
 
 ASK_SECONDS = 0.5
 """How long the former owner of a session may take to give it away."""
-GIVE_SECONDS = 0.35
-"""How long it waits for commands under way, whose answers belong to the session."""
+STOPPING_SECONDS = 3.0
+"""The same where the owner is stopping: it has said that it lives, and may be busy with giving all away."""
+GIVE_SHARE = 0.7
+"""Share of this time that it waits for commands under way, whose answers belong to the session."""
+GRACE = 0.2
+"""Seconds in which, after a pause, a node reads what it was asked meanwhile, before it gives up what was claimed."""
 WRITE_AGAIN = 86_400.0
 """Seconds after which claims are written again, long before Redis would forget them."""
 POLL = 0.005
@@ -76,8 +81,17 @@ class Arrival:
 class Handover:
     """Gives sessions away, and asks for those of others. Who waits for another node does so `aside`."""
 
-    def __init__(self, hub: Hub, bus: Bus, leases: Leases, tokens: ResumeTokens, aside: Aside = nullcontext) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        bus: Bus,
+        leases: Leases,
+        tokens: ResumeTokens,
+        neighbours: Neighbours,
+        aside: Aside = nullcontext,
+    ) -> None:
         self._tokens = tokens
+        self._neighbours = neighbours
         self._aside = aside
         self._hub = hub
         self._bus = bus
@@ -119,7 +133,7 @@ class Handover:
         self._bus.tell_node(owner, asked)
         try:
             with self._aside():
-                return await asyncio.wait_for(answer, ASK_SECONDS)
+                return await asyncio.wait_for(answer, _patience(self._neighbours.is_stopping(owner)))
         except TimeoutError:
             self._silent.add(owner)
             return None
@@ -199,7 +213,7 @@ class Handover:
 
     async def _settled(self, session: Session) -> bool:
         """Waits for the answers to commands under way, and for chatrooms whose state is being read."""
-        until = time.monotonic() + GIVE_SECONDS
+        until = time.monotonic() + GIVE_SHARE * _patience(self._neighbours.stopping)
         while session.pending or any(session in room.held for room in session.rooms.values()):
             if time.monotonic() > until:
                 return False
@@ -226,13 +240,26 @@ class Handover:
         """There is no such session any more, and it is ours by this number: soon Redis need not know of it."""
         self._over.setdefault(home_of(resume_token), {})[digest_of(resume_token)] = fence
 
-    async def drop_claimed(self) -> bool:
-        """Drops sessions that other nodes have claimed without our hearing of it; whether any. Raises AWAY."""
+    async def drop_claimed(self, grace: float) -> bool:
+        """Drops sessions that other nodes have claimed without our hearing of it; whether any. Raises AWAY.
+
+        Who claims a session asks for it then: that may be on its way, and has so many seconds to come.
+        """
         lost = False
         for home in self._homes():
             claims = await self._leases.claims_of(home)
+            if claims and self._claimed_elsewhere(home, claims):
+                await asyncio.sleep(grace)
+                claims = await self._leases.claims_of(home) or claims
             lost |= self._compare(home, claims) if claims else False
         return lost
+
+    def _claimed_elsewhere(self, home: UUID, claims: dict[bytes, Claim]) -> bool:
+        here = {digest_of(s.resume_token): s.fence for s in self._hub.sessions.values() if _home_name(s) == home.hex}
+        return any(
+            digest in here and claim.fence > here[digest] and claim.owner != self._leases.node_id
+            for digest, claim in claims.items()
+        )
 
     def _homes(self) -> set[UUID]:
         """This node, and the homes of sessions that came from others."""
@@ -260,7 +287,7 @@ class Handover:
         """
         try:
             async with asyncio.timeout(LEASE / 2):
-                return await self.drop_claimed()
+                return await self.drop_claimed(GRACE)
         except AWAY:
             return pause > LEASE and self._drop_all()
 
@@ -281,7 +308,7 @@ class Handover:
             if lost_all or time.monotonic() > self._written_at + WRITE_AGAIN:
                 self._written_at = time.monotonic()
                 await self._restore()
-            await self.drop_claimed()
+            await self.drop_claimed(ASK_SECONDS)
             self._silent &= self._leases.live
             for home in list(self._over):
                 await self._give_up(home)
@@ -306,6 +333,10 @@ class Handover:
 def _home_name(session: Session) -> str:
     """The hex of the node that a session began on."""
     return session.resume_token.partition(".")[0]
+
+
+def _patience(stopping: bool) -> float:
+    return STOPPING_SECONDS if stopping else ASK_SECONDS
 
 
 def _refusal(session: Session, asked: SessionAsked) -> str | None:

@@ -21,6 +21,8 @@ class Neighbours:
         self._bus = bus
         self._leases = leases
         self._stopping: set[UUID] = set()
+        self.stopping = False
+        """Whether this node stops, too."""
         bus.on(Stopping, self._note)
 
     def __bool__(self) -> bool:
@@ -30,11 +32,16 @@ class Neighbours:
         self._stopping &= self._leases.live
         return bool(self._leases.live - self._stopping)
 
+    def is_stopping(self, node_id: UUID) -> bool:
+        """Whether another node has said that it stops."""
+        return node_id in self._stopping
+
     def _note(self, hint: Stopping) -> None:
         self._stopping.add(hint.node_id)
 
     async def say_stopping(self) -> Never:
         """Tells them for ever that this node stops."""
+        self.stopping = True
         while True:
             if self._leases is not None:
                 self._bus.tell_all(Stopping(self._leases.node_id))
