@@ -158,7 +158,7 @@ async def test_a_node_stops_under_load(database_url: str, tmp_path: Path, valkey
 
 async def test_who_does_not_follow(database_url: str, tmp_path: Path, valkey: Valkey) -> None:
     """A client that ignores `migrate` is served, closed as draining after the overlap, and resumes elsewhere then."""
-    async with pair(database_url, tmp_path, valkey, PARLEY_DRAIN="2") as (here, there):
+    async with pair(database_url, tmp_path, valkey, PARLEY_DRAIN="3") as (here, there):
         people = await here.people(2)
         room = await here.chatroom(people[0], people[1])
         loop = asyncio.get_running_loop()
@@ -169,10 +169,10 @@ async def test_who_does_not_follow(database_url: str, tmp_path: Path, valkey: Va
                 ready = await client.authenticate(people[0].token)
                 waiting.release()
                 told = (await client.until("migrate", timeout=30))["data"]
-                assert told == {"after_ms": told["after_ms"], "resume_token": ready["resume_token"], "overlap_ms": 2000}
+                assert told == {"after_ms": told["after_ms"], "resume_token": ready["resume_token"], "overlap_ms": 3000}
                 assert (await client.say(room, f"still here {server.transport}"))["event"] == "ack"
                 assert await client.closed(timeout=30) == DRAINING
-                assert loop.time() - begun >= 2.0
+                assert loop.time() - begun >= 3.0
                 async with socket_client(there, server.transport) as next_client:
                     await next_client.until("hello")
                     which = {"session_id": ready["session_id"], "resume_token": ready["resume_token"]}
