@@ -132,6 +132,24 @@ def test_too_many_connections() -> None:
         check_connections(Config(), 10)
 
 
+async def test_what_is_set_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, valkey_url: str) -> None:
+    """Databases that are named are used, and nothing is started; a secret in a file stays there."""
+    for name, url in (("DATABASE_URL", "postgresql://elsewhere"), ("REDIS_URL", valkey_url)):
+        (tmp_path / name).write_text(url)
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(f"{name}_FILE", str(tmp_path / name))
+    data = tmp_path / "data"
+    monkeypatch.setenv("PARLEY_DATA", str(data))
+    monkeypatch.setenv("PARLEY_HTTP", "127.0.0.1:0")
+    monkeypatch.setenv("PARLEY_TCP", "off")
+    async with workers._environment(Config.from_env()) as (env, _):
+        given = Config.from_env(env)
+    assert (given.database_url, given.redis_url) == ("postgresql://elsewhere", valkey_url)
+    assert "DATABASE_URL" not in env
+    assert "REDIS_URL" not in env
+    assert not data.exists()
+
+
 class TestPorts:
     async def test_a_free_one(self) -> None:
         """Port 0 takes a free one, the same for all workers, and says which."""
