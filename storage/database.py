@@ -92,6 +92,11 @@ class Database:
             raise _unusable(error) from None
         return cls(pool)
 
+    @property
+    def losses(self) -> int:
+        """How often the guard found that what was begun before must not be committed."""
+        return self._guard.losses if self._guard else 0
+
     async def close(self) -> None:
         """Waits for the connections in use, then closes all."""
         await self._pool.close()
@@ -118,7 +123,7 @@ class Database:
 
         Raises what `acquire` raises. After SERVICE_UNAVAILABLE the commit may have happened or not.
         """
-        losses = self._guard.losses if self._guard else 0
+        losses = self.losses
         async with self.acquire() as connection, connection.transaction():
             yield connection
             if self._guard is not None:

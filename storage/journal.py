@@ -19,7 +19,7 @@ from uuid import UUID
 from msgspec import Struct
 
 from protocol.errors import ChatError
-from storage.database import Database
+from storage.database import RETRY_SECONDS, Database
 from storage.events import CommittedEvent
 from storage.flights import Change, Decision, Send, fly_change, fly_sends
 
@@ -37,6 +37,7 @@ Settle = Callable[[Any], None]
 class _SendEntry(Struct):
     send: Send
     settle: Settle
+    losses: int  # of the database's guard when it was queued
 
 
 @dataclass(slots=True)
@@ -44,6 +45,7 @@ class _ChangeEntry:
     chatroom_id: UUID
     change: Change
     settle: Settle
+    losses: int
 
 
 @dataclass(slots=True)
@@ -69,16 +71,17 @@ class Journal:
         observe: Callable[[int, float], None],
         lanes: int = 1,
     ) -> None:
+        self._database = database
         self._lanes = [_Lane(database, publish, doubt, observe) for _ in range(lanes)]
 
     def send(self, send: Send, settle: Settle) -> None:
         """Queues a message. `settle` is called once: with the result after COMMIT, or with the exception."""
-        self._lane(send.chatroom_id).put(_SendEntry(send, settle))
+        self._lane(send.chatroom_id).put(_SendEntry(send, settle, self._database.losses))
 
     async def change(self, chatroom_id: UUID, change: Change) -> Any:
         """Runs a change under the chatroom's lock, in its turn among the sends, and returns its result."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._lane(chatroom_id).put(_ChangeEntry(chatroom_id, change, settle_future(future)))
+        self._lane(chatroom_id).put(_ChangeEntry(chatroom_id, change, settle_future(future), self._database.losses))
         return await future
 
     async def drain(self) -> None:
@@ -140,6 +143,10 @@ class _Lane:
         try:
             while self._queue:
                 entry = self._queue[0]
+                if not isinstance(entry, _Mark) and entry.losses != self._database.losses:
+                    self._queue.popleft()  # it may be a lost session's, from before the pause
+                    entry.settle(ChatError("SERVICE_UNAVAILABLE", retry_after=RETRY_SECONDS))
+                    continue
                 if isinstance(entry, _SendEntry):
                     await self._fly_sends(self._next_sends())
                     continue

@@ -421,6 +421,8 @@ class TestDoubt:
 class _AnswerLost:
     """A database whose answer to COMMIT is lost."""
 
+    losses = 0
+
     def __init__(self, database: Database) -> None:
         self._database = database
         self.lose = True
@@ -434,7 +436,34 @@ class _AnswerLost:
             raise ChatError("SERVICE_UNAVAILABLE", retry_after=1.0)
 
 
+async def _no_change(conn: Connection, room: RoomRow | None, now: datetime) -> Changed:
+    """Writes nothing."""
+    return Changed(None)
+
+
+class _Pause:
+    """The guard of a node that is paused during a flight, and finds then that it has lost a session."""
+
+    losses = 0
+
+    async def passed(self) -> None:
+        """It was paused before its first commit."""
+        self.losses = 1
+
+
 class TestQueue:
+    async def test_a_pause(self, book: Book) -> None:
+        """What was queued before a session was lost in a pause is refused; what comes later is committed."""
+        book._db.guard(_Pause())
+        sends = [book.send(client_id="in flight")]
+        await asyncio.sleep(0)
+        sends += [book.send(client_id="queued"), asyncio.ensure_future(book.journal.change(book.rooms[0], _no_change))]
+        for send in sends:
+            with pytest.raises(ChatError, match="SERVICE_UNAVAILABLE"):
+                await send
+        assert (await book.send(client_id="later")).seq == 1
+        assert await book.seqs() == ([1], [1], 1)
+
     async def test_drain(self, book: Book) -> None:
         """A drain returns when everything that was queued is settled."""
         futures = [book.send(room) for room in (0, 1) for _ in range(300)]
