@@ -44,6 +44,13 @@ class Pair:
             await online(node, person, room, {person.id})
         return watchers
 
+    async def told(self, source: Server, goal: Server) -> None:
+        """Waits until one node knows all that has happened on the other: it hears that in order."""
+        marker = await source.person()
+        room = await source.chatroom(marker)
+        await self.connect(source, marker)
+        await online(goal, marker, room, {marker.id})
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def nodes(
@@ -119,9 +126,11 @@ async def test_coming_and_going(pair: Pair) -> None:
     assert answer["data"]["online"] == sorted([str(ann.id), str(bob.id)])
     assert answer["data"]["online_count"] == 2
     second = await pair.connect(there, bob)
+    await pair.told(there, here)
     await first.goodbye()
     await asyncio.sleep(GRACE + 1)
     third = await pair.connect(here, bob)
+    await pair.told(here, there)
     second.cut()
     await asyncio.sleep(GRACE + 1)
     assert await news(*watchers) == [[], []]
