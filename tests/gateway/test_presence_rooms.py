@@ -133,12 +133,12 @@ async def test_a_large_room_that_many_open_is_counted_once(rooms: Rooms) -> None
     answers = await asyncio.gather(*(rooms.presence.open(session, room) for _ in range(50)))
     assert set(answers) == {Online(2, None)}
     assert rooms.database.asked == 1
-    rooms.there.comes(CAT)
-    rooms.cluster.run(1)
-    rooms.cluster.clock.advance(COUNT_INTERVAL)
-    await rooms.presence.tell()
-    rooms.cluster.clock.advance(COUNT_INTERVAL)
-    await rooms.presence.tell()
     link = cast("Any", rooms.here.hub.links[session])
-    rooms.here.flush()
-    assert set(names(link)) == {"presence_count"}
+    for count in (1, 2):
+        rooms.cluster.clock.advance(COUNT_INTERVAL)
+        await rooms.presence.tell()
+        rooms.here.flush()
+        assert names(link) == ["presence_count"] * count
+        rooms.there.comes(CAT)
+        rooms.cluster.run(1)
+        await rooms.presence.tell()
