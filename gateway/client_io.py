@@ -277,7 +277,6 @@ class ClientIO:
         self._former, self._talk, self._next = self._talk, self._next, None
         if self._former is not None:
             self._former.hush()
-        self.may_read()  # the former may be waiting
 
     def _retire(self) -> None:
         if self._former is not None:

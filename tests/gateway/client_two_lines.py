@@ -18,7 +18,7 @@ OVERLAP = 20.0
 class MovingWorld(World):
     """Both nodes are one model: what it keeps of the session is what one hands to the other.
 
-    `former` holds the frames that were on their way to the first node at the switch.
+    `former` holds the frames that were on their way to the first node at the switch; `opened` counts second lines.
     """
 
     def __init__(self, codec: Codec = JSON) -> None:
@@ -27,6 +27,7 @@ class MovingWorld(World):
         self.next_outgoing: deque[bytes] | None = None
         self.former: deque[bytes] = deque()
         self.resumes = 0
+        self.opened = 0
         self.token_wanted = False
 
     # --- the first node ----------------------------------------------------------------------------
@@ -52,6 +53,7 @@ class MovingWorld(World):
     def _connection(self, effect: Effect) -> None:
         match effect:
             case ConnectNext() if self.reachable:
+                self.opened += 1
                 self.next_outgoing = deque([self.codec.event("hello", HELLO)])
                 self.do(self.state.next.connected(self.now))
             case ConnectNext():
