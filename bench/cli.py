@@ -11,12 +11,14 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import uvloop
 
+from bench import nodes as several
 from bench import report, scenarios, storms
 from bench.faults.run import Options as FaultOptions
 from bench.faults.run import faults as run_faults
@@ -35,16 +37,18 @@ def main() -> None:
     """Load for a Parley server. bench/README.md tells what is measured, and how."""
 
 
+_OPTIONS = (
+    click.option("--url", help="A running server, as in http://127.0.0.1:8000. Without it one is started."),
+    click.option("--codec", type=click.Choice(["json", "msgpack"]), default="json", show_default=True),
+    click.option(
+        "--duration", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True, help="Seconds measured."
+    ),
+    click.option("--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Results for machines."),
+)
+
+
 def _common(command: Callable[..., None]) -> Callable[..., None]:
-    options = (
-        click.option("--url", help="A running server, as in http://127.0.0.1:8000. Without it one is started."),
-        click.option("--codec", type=click.Choice(["json", "msgpack"]), default="json", show_default=True),
-        click.option(
-            "--duration", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True, help="Seconds measured."
-        ),
-        click.option("--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Results for machines."),
-    )
-    for option in options:
+    for option in _OPTIONS:
         command = option(command)
     return command
 
@@ -119,11 +123,54 @@ def faults(seed: int | None, **given: Any) -> None:
     sys.exit(0 if judged.clean else 1)
 
 
-def _run(scenario: Scenario, options: Options, out: Path | None) -> None:
+@main.group()
+def nodes() -> None:
+    """Two nodes, as workers of a server of our own: what the second brings, and what it costs."""
+
+
+def _of_nodes(command: Callable[..., None]) -> Callable[..., None]:
+    for option in _OPTIONS[1:]:  # without --url
+        command = option(command)
+    return command
+
+
+@nodes.command(name="fanout")
+@_of_nodes
+@click.option("--connections", type=POSITIVE, default=2000, show_default=True, help="Sessions, on each of the servers.")
+@click.option("--rooms", type=POSITIVE, default=20, show_default=True, help="Chatrooms that they hear, one each.")
+@click.option("--in-flight", type=POSITIVE, default=40, show_default=True)
+@click.option("--rounds", type=POSITIVE, default=3, show_default=True, help="Turns of each server.")
+def nodes_fanout(codec: str, duration: float, out: Path | None, in_flight: int, rounds: int, **given: int) -> None:
+    """Many chatrooms, on one process and on two workers by turns."""
+    options = Options(None, given["connections"], (in_flight,), given["rooms"], 0, duration, codec)
+    _run(partial(several.fanout, rounds=rounds), options, out, "nodes fanout")
+
+
+@nodes.command(name="hop")
+@_of_nodes
+def nodes_hop(codec: str, duration: float, out: Path | None) -> None:
+    """How much later the other node has an event."""
+    _run(several.hop, Options(None, 2, (), 1, 2, duration, codec), out, "nodes hop")
+
+
+@nodes.command(name="idle")
+@_of_nodes
+@click.option("--sessions", type=POSITIVE, multiple=True, default=(1000, 2000, 4000), show_default=True)
+@click.option("--rooms", type=POSITIVE, multiple=True, default=(1000, 4000, 16000), show_default=True)
+@click.option("--users", type=POSITIVE, default=50, show_default=True, help="Accounts that the sessions belong to.")
+def nodes_idle(
+    codec: str, duration: float, out: Path | None, sessions: tuple[int, ...], rooms: tuple[int, ...], users: int
+) -> None:
+    """What nodes use that have nothing to do."""
+    options = Options(None, 0, (), 1, users, duration, codec)
+    _run(partial(several.idle, sessions=sorted(sessions), rooms=sorted(rooms)), options, out, "nodes idle")
+
+
+def _run(scenario: Scenario, options: Options, out: Path | None, name: str | None = None) -> None:
     """Runs it, prints the table, and exits with 1 when anything was lost, repeated or out of order."""
     environment = report.environment()
     results = _complete(scenario(options))
-    name = scenario.__name__
+    name = name or scenario.__name__
     print(report.table(name, results))
     if out is not None:
         whole = {"scenario": name, "options": asdict(options), "environment": environment}

@@ -78,8 +78,9 @@ def _minus(figure: Figure, other: Figure) -> Figure:
 
 def loaded(window: Window, verdict: Verdict) -> Result:
     """The figures of a run under load."""
-    parley, postgres = window.usage or (None, None)
-    both = parley + postgres if parley is not None and postgres is not None else None
+    used = window.usage
+    parley, postgres = (used.parley, used.postgres) if used else (None, None)
+    both = used.parley + used.postgres if used else None
     figures: dict[str, Figure] = {
         "acked_per_s": window.acked / window.seconds,
         "deliveries_per_s": window.delivered / window.seconds,
@@ -93,6 +94,7 @@ def loaded(window: Window, verdict: Verdict) -> Result:
         "commit_batch_mean": window.batch,
         "parley_cpu_share": _each(parley or 0.0, window.seconds) if parley is not None else None,
         "postgres_cpu_share": _each(postgres or 0.0, window.seconds) if postgres is not None else None,
+        "valkey_cpu_share": _each(used.valkey, window.seconds) if used else None,
         "generator_cpu_share": window.own_cpu,
         "generator_lag_p50_ms": _ms(percentile(window.lag, 0.5)),
         "generator_lag_p99_ms": _ms(percentile(window.lag, 0.99)),

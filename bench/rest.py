@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -84,12 +85,17 @@ class Rest:
         return msgspec.json.decode(body, type=ServerInfo)
 
     async def metrics(self) -> dict[str, float]:
-        """The server's metrics without labels."""
+        """The server's metrics without labels but the worker's; those of several workers are added up."""
+        found: defaultdict[str, float] = defaultdict(float)
+        lines = re.findall(r'^(\w+)(?:\{worker="\d+"\})? ([0-9.e+-]+)$', await self.metrics_text(), re.MULTILINE)
+        for name, value in lines:
+            found[name] += float(value)
+        return dict(found)
+
+    async def metrics_text(self) -> str:
+        """The server's metrics as it tells them; nothing where it does not."""
         status, body = await self._call("GET", "/metrics", None, None)
-        if status != HTTPStatus.OK:
-            return {}
-        lines = re.findall(rb"^(\w+) ([0-9.e+-]+)$", body, re.MULTILINE)
-        return {name.decode(): float(value) for name, value in lines}
+        return body.decode() if status == HTTPStatus.OK else ""
 
     async def histogram(self, name: str) -> dict[float, float]:
         """How often one of the server's histograms had at most each of its bounds."""

@@ -28,6 +28,7 @@ SETTINGS = {
     "PARLEY_TCP": "127.0.0.1:0",
     "PARLEY_LOG_LEVEL": "warning",
     "DATABASE_URL": "",  # its own database, whatever else there is
+    "REDIS_URL": "",  # likewise its own Valkey, which it has with workers
     "PARLEY_DRAIN": "0.1",
     "PARLEY_ACCESS_TOKEN_LIFE": "86400",
     "PARLEY_LIMIT_BOTS": "100000",
@@ -60,8 +61,11 @@ class Target:
         return usage.read_usage(self.pid, postmaster_of(self.data))
 
     def memory(self) -> Memory | None:
-        """The memory of the Parley process, where it can be known."""
-        return usage.read_memory(self.pid) if self.pid is not None and usage.available() else None
+        """The memory of the Parley process, or of its workers together, where it can be known."""
+        if self.pid is None or not usage.available():
+            return None
+        found = [usage.read_memory(pid) for pid in usage.workers_of(self.pid) or [self.pid]]
+        return Memory(sum(memory.rss for memory in found), sum(memory.pss for memory in found))
 
 
 def postmaster_of(data: Path) -> int | None:
@@ -73,8 +77,8 @@ def postmaster_of(data: Path) -> int | None:
 
 
 @asynccontextmanager
-async def target(url: str | None, *, apart: bool) -> AsyncIterator[Target]:
-    """The server at `url`, or one of our own that is stopped at the end, its data removed.
+async def target(url: str | None, *, apart: bool, workers: int = 1) -> AsyncIterator[Target]:
+    """The server at `url`, or one of our own with so many workers, that is stopped at the end, its data removed.
 
     With `apart` our own server and its PostgreSQL have the first core and we the last, where there are two.
     Raises TargetError.
@@ -87,7 +91,7 @@ async def target(url: str | None, *, apart: bool) -> AsyncIterator[Target]:
     process = None
     try:
         _stay_on(cores[:1] if apart else cores)
-        process = _launch(data)
+        process = _launch(data, workers)
         _stay_on(cores[-1:] if apart else cores)
         yield Target(await _listening(process, data), process.pid, data)
     finally:
@@ -107,10 +111,10 @@ def _stay_on(cores: list[int]) -> None:
         os.sched_setaffinity(0, cores)
 
 
-def _launch(data: Path) -> subprocess.Popen[bytes]:
+def _launch(data: Path, workers: int) -> subprocess.Popen[bytes]:
     """Starts Parley. It has a process group of its own: Ctrl-C is for us, and we stop it."""
     env = {**os.environ, **SETTINGS, "PARLEY_DATA": str(data)}
-    command = [sys.executable, "-m", "gateway", "serve"]
+    command = [sys.executable, "-m", "gateway", "serve", "--workers", str(workers)]
     with (data / "parley.log").open("wb") as log:
         return subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)  # noqa: S603  our own program
 

@@ -10,14 +10,15 @@ PROC = Path("/proc")
 
 
 class Usage(NamedTuple):
-    """CPU seconds since the start, of Parley and of its PostgreSQL with all its processes."""
+    """CPU seconds since the start, of Parley with its workers, of PostgreSQL with its processes, and of Valkey."""
 
     parley: float
     postgres: float
+    valkey: float = 0.0
 
     def since(self, earlier: Usage) -> Usage:
         """What was used in between."""
-        return Usage(self.parley - earlier.parley, self.postgres - earlier.postgres)
+        return Usage(*(now - before for now, before in zip(self, earlier, strict=True)))
 
 
 class Memory(NamedTuple):
@@ -33,8 +34,31 @@ def available() -> bool:
 
 
 def read_usage(parley: int, postmaster: int | None) -> Usage:
-    """The CPU of both so far."""
-    return Usage(_cpu(_stat(parley)), _cpu_of_tree(postmaster) if postmaster else 0.0)
+    """The CPU of all so far."""
+    nodes, valkey = [parley, *workers_of(parley)], valkey_of(parley)
+    return Usage(
+        sum(_cpu(_stat(node)) for node in nodes),
+        _cpu_of_tree(postmaster) if postmaster else 0.0,
+        _cpu(_stat(valkey)) if valkey else 0.0,
+    )
+
+
+def workers_of(parley: int) -> list[int]:
+    """The processes that a Parley with workers has started for them; none without."""
+    return [child for child in _children(parley) if "worker" in _arguments(child)]
+
+
+def valkey_of(parley: int) -> int | None:
+    """The Valkey that a Parley with workers has started."""
+    found = [child for child in _children(parley) if "valkey-server" in _arguments(child)[0]]  # it renames itself
+    return found[0] if found else None
+
+
+def _arguments(pid: int) -> list[str]:
+    try:
+        return (PROC / str(pid) / "cmdline").read_text().split("\0")
+    except OSError:  # it has ended meanwhile
+        return [""]
 
 
 def _stat(pid: int | str) -> list[str]:
@@ -50,7 +74,12 @@ def _cpu(stat: list[str], *, reaped: bool = False) -> float:
 
 def _cpu_of_tree(root: int) -> float:
     """The postmaster and its children; one that ends in between goes on counting with its parent."""
-    total = _cpu(_stat(root), reaped=True)
+    return _cpu(_stat(root), reaped=True) + sum(map(_cpu, _children(root).values()))
+
+
+def _children(root: int) -> dict[int, list[str]]:
+    """The stat of each child."""
+    found = {}
     for entry in PROC.iterdir():
         if not entry.name.isdecimal():
             continue
@@ -59,8 +88,8 @@ def _cpu_of_tree(root: int) -> float:
         except OSError:  # it has ended meanwhile
             continue
         if int(stat[1]) == root:
-            total += _cpu(stat)
-    return total
+            found[int(entry.name)] = stat
+    return found
 
 
 def read_memory(pid: int) -> Memory:

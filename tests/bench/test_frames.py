@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -23,6 +24,8 @@ from bench.frames import (
     split_framed,
 )
 from bench.lines import noise_costs
+from bench.load import Load
+from bench.session import BenchSession, Wire
 from protocol.codec import CODECS
 from protocol.commands import SendMessage
 from protocol.events import MessageReceived, MessageSent
@@ -192,3 +195,20 @@ def test_frames_on_tcp(codec: str) -> None:
 def test_what_noise_costs_is_measured() -> None:
     """One frame, sealed and opened again and again, takes some time."""
     assert all(0 < cost < 10_000 for cost in noise_costs(256, rounds=50))
+
+
+async def test_a_ping_between_events_is_no_event() -> None:
+    """A session that decodes all it gets leaves control frames to the socket."""
+    heard = Load(lambda _: None, 0, 0)
+    wire = Wire("http://127.0.0.1:1", "json", heard, "hello")
+    session = BenchSession(wire, "token", read_fully=True)
+    session.connection_made(_Nowhere())
+    session.data_received(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+    session.checks = {str(ROOM).encode(): SeqCheck(1)}
+    session.data_received(_event("json", 2) + _framed(b"", PING) + _event("json", 3))
+    assert (session.delivered, session.fully_read, dict(heard.failures)) == (2, 2, {})
+
+
+class _Nowhere(asyncio.Transport):
+    def write(self, data: bytes | bytearray | memoryview[int]) -> None:
+        """It goes nowhere."""
