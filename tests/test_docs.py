@@ -29,9 +29,10 @@ from tests.e2e.server import Server
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 PROTOCOL = (ROOT / "protocol" / "PROTOCOL.md").read_text("utf-8")
-PAGES = {name: (ROOT / name).read_text("utf-8") for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")} | {
-    "protocol/PROTOCOL.md": PROTOCOL
-}
+PAGES = {
+    name: (ROOT / name).read_text("utf-8")
+    for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/operations.md")
+} | {"protocol/PROTOCOL.md": PROTOCOL}
 
 
 def _blocks(language: str) -> list[str]:

@@ -74,13 +74,15 @@ def test_added_commands() -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """The wheel that this tree builds, from a copy: a build leaves its traces beside the code."""
+    """The wheel that the Dockerfile builds, from what it gets; in a copy, since a build leaves its traces."""
     copy = tmp_path_factory.mktemp("tree")
-    for name in [*TOP, "setup.cfg", "pyproject.toml", "LICENSE", "README.md"]:
+    everything, *excepted = (ROOT / ".dockerignore").read_text().split()
+    assert everything == "*"
+    for name in (it.removeprefix("!") for it in excepted if it.startswith("!")):
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        elif source.exists():
+        else:
             shutil.copy(source, copy)
     build = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet"]
     subprocess.run([*build, "--no-deps", "--no-build-isolation", "--wheel-dir", "dist", "."], cwd=copy, check=True)

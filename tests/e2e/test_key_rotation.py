@@ -9,12 +9,17 @@ import os
 import signal
 import sys
 from contextlib import AsyncExitStack
+from pathlib import Path
 
+from crypto import keyfile
+from crypto.keyfile import FILES
 from storage.database import Database
 from tests.e2e.conftest import StartServer
 from tests.e2e.lines import TRANSPORTS
-from tests.e2e.server import Server
+from tests.e2e.server import PASSWORD, Server
 from tests.e2e.socket_client import socket_client
+from tests.e2e.test_migration import metrics, pair
+from tests.valkey import Valkey
 
 
 async def test_rotation_signs_nobody_out(server: Server, db: Database) -> None:
@@ -122,3 +127,56 @@ async def wrapped_by(db: Database) -> set[str]:
     """The master keys that wrap the rooms' keys."""
     async with db.acquire() as conn:
         return {row["master_key_id"] for row in await conn.fetch("SELECT master_key_id FROM chatroom_keys")}
+
+
+async def test_rotation_over_nodes(database_url: str, tmp_path: Path, valkey: Valkey) -> None:
+    """First all nodes can read new keys, then they write under them, one after the other: nobody notices.
+
+    While one writes under the new keys and the other under the old ones, hints, tokens, sessions and chatrooms of
+    each are good on the other.
+    """
+    async with pair(database_url, tmp_path, valkey) as (here, there), AsyncExitStack() as stack:
+        ann, bob = await here.people(2)
+        room = await here.chatroom(ann, bob)
+        anns = await stack.enter_async_context(socket_client(here))
+        ready = await anns.authenticate(ann.token)
+        bobs = await stack.enter_async_context(socket_client(there))
+        await bobs.authenticate(bob.token)
+        keys = tmp_path / "data" / "keys"
+        files = [keys / FILES["PARLEY_MASTER_KEYS"], keys / FILES["PARLEY_JWT_KEYS"]]
+        old = [path.read_text() for path in files]
+        keyfile.rotate(keys)
+        new = [path.read_text() for path in files]
+        for path, before, after in zip(files, old, new, strict=True):
+            path.write_text(before + after.replace(before, ""))
+        await _reload(here, there)
+        for path, after in zip(files, new, strict=True):
+            path.write_text(after)
+        await _reload(here)
+        late = await here.chatroom(ann, bob)
+        for client, other, chatroom in ((anns, bobs, room), (bobs, anns, late)):
+            assert (await client.say(chatroom, "while keys differ"))["event"] == "ack"
+            assert (await other.until("message_received"))["data"]["message"]["content"] == "while keys differ"
+        login = {"username": bob.username, "password": PASSWORD}
+        token = (await here.data("POST", "/auth/login", body=login))["access_token"]
+        assert len(await there.history(bob, late)) == 1
+        await there.data("GET", "/chatrooms", token)
+        moved = await stack.enter_async_context(socket_client(there))
+        await moved.until("hello")
+        which = {"session_id": ready["session_id"], "resume_token": ready["resume_token"], "received": anns.received}
+        await moved.send("resume", which)
+        assert (await moved.recv())["event"] == "resumed"
+        await _reload(there)
+        assert (await moved.say(late, "afterwards"))["event"] == "ack"
+        for node in (here, there):
+            assert '{what="unreadable"}' not in await metrics(node, "parley_bus_messages_total")
+
+
+async def _reload(*nodes: Server) -> None:
+    """SIGHUP, until it is done."""
+    for node in nodes:
+        done = node.logs().count("keys reloaded")
+        os.kill(node.pid, signal.SIGHUP)
+        async with asyncio.timeout(30):
+            while node.logs().count("keys reloaded") == done:
+                await asyncio.sleep(0.05)
