@@ -71,12 +71,11 @@ class Gap(Entry, frozen=True, kw_only=True, tag="gap"):
 
 
 class Reading(Entry, frozen=True, kw_only=True, tag="reading"):
-    """History as the client read it: messages as (seq, key). A `whole` one goes from the first message to `head`."""
+    """The whole history of a chatroom: its messages as (seq, key), and the seq of its newest event."""
 
     room: Room
     messages: list[tuple[int, str]]
     head: int
-    whole: bool = True
 
 
 class SyncVerdict(Entry, frozen=True, kw_only=True, tag="sync"):
@@ -109,8 +108,8 @@ class Wrong(Entry, frozen=True, kw_only=True, tag="wrong"):
     told: str
 
 
-Any = Attempt | Ack | Refusal | Follow | Delivery | Gap | Reading | SyncVerdict | ResumeVerdict | Wrong
-E_ = TypeVar("E_", bound=Entry)
+AnyEntry = Attempt | Ack | Refusal | Follow | Delivery | Gap | Reading | SyncVerdict | ResumeVerdict | Wrong
+E = TypeVar("E", bound=Entry)
 
 
 class History:
@@ -124,7 +123,7 @@ class History:
         """Writes an entry down, with the time."""
         self.entries.append(msgspec.structs.replace(entry, at=self._clock()))
 
-    def of(self, kind: type[E_]) -> Iterator[E_]:
+    def of(self, kind: type[E]) -> Iterator[E]:
         """The entries of a kind."""
         return (entry for entry in self.entries if isinstance(entry, kind))
 
@@ -136,7 +135,7 @@ class History:
     @classmethod
     def load(cls, path: Path) -> History:
         """Reads what `save` has written."""
-        history, decode = cls(), msgspec.json.Decoder(Any).decode
+        history, decode = cls(), msgspec.json.Decoder(AnyEntry).decode
         history.entries = [decode(line) for line in path.read_bytes().splitlines()]
         return history
 

@@ -45,7 +45,7 @@ class Load:
         return sum(talker.acks for talker in self.talkers)
 
     @asynccontextmanager
-    async def running(self, *, settle: float = 60.0) -> AsyncIterator[None]:
+    async def running(self, *, settle: float = 90.0) -> AsyncIterator[None]:
         """Load inside the block; afterwards up to `settle` seconds until all is answered, read and heard.
 
         What is not there by then is the checker's to find.
@@ -75,6 +75,10 @@ class Load:
             while self.acks < wanted:
                 await asyncio.sleep(LOOK)
 
+    async def read(self) -> dict[UUID, int]:
+        """Reads the history of every chatroom; the seqs of their newest events. Raises ChatError, ClientClosed."""
+        return {room: await self._reader.read(room) for room in self._rooms}
+
     def judge(self) -> Report:
         """What the checker says."""
         return check(self.history)
@@ -82,6 +86,6 @@ class Load:
     async def _settle(self) -> None:
         while any(talker.waits() for talker in self.talkers):
             await asyncio.sleep(LOOK)
-        heads = {room: await self._reader.read(room) for room in self._rooms}
+        heads = await self.read()
         while any(talker.seqs.get(room, 0) < head for talker in self.talkers for room, head in heads.items()):
             await asyncio.sleep(LOOK)

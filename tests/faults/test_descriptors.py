@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import AsyncExitStack
 from resource import RLIMIT_NOFILE
 
@@ -13,7 +14,10 @@ from bench.faults.addresses import dial
 from tests.faults.cluster import until
 from tests.faults.conftest import MakeCluster
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux changes the limits of a running process"),
+]
 
 SPARE = 8
 """Files that the node may still open."""

@@ -22,7 +22,7 @@ LONG = pytest.param(20, marks=[pytest.mark.faults, pytest.mark.timeout(1200)])
 async def test_stopped_past_its_lease(cluster: MakeCluster, times: int) -> None:
     """Its clients go on elsewhere; what they had sent it is in no history unless they sent it again.
 
-    It delivers and acks nothing on the sockets that it still had, and shows nobody as online who is not.
+    It delivers and acks nothing on the sockets that it still had.
     """
     made = await cluster(2)
     load = await made.load()
