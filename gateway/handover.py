@@ -112,7 +112,7 @@ class Handover:
     async def claim(self, session_id: UUID, resume_token: str) -> Claim | None:
         """Makes this node the owner. None when the token is nobody's, and when Redis cannot be asked."""
         home = self._tokens.home(resume_token, session_id)
-        if home is None:
+        if home is None or self._leases.away:
             return None
         try:
             return await self._leases.claim(home, digest_of(resume_token))

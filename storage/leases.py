@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Never
 from uuid import UUID, uuid4
@@ -29,6 +30,9 @@ LEASE = 5.0
 
 FRESH = 2.0
 """Seconds since its last beat after which a node has missed one."""
+
+AWAY_AFTER = 3.0
+"""Seconds without an answer to a beat after which Redis counts as away."""
 
 _LEASES = "parley:leases"
 _EPOCH = "parley:epoch"
@@ -98,6 +102,7 @@ class Leases:
         """The other nodes that were alive at the last beat."""
         self.fresh: frozenset[UUID] = frozenset()
         """Those of them that had not missed a beat."""
+        self._heard_at = time.monotonic()
         self._redis: Any = redis
         self._epoch: bytes | None = None
         self._changes: dict[UUID, bytes | None] = {}
@@ -125,9 +130,15 @@ class Leases:
                 log.debug("a beat was not heard")
             await asyncio.sleep(BEAT)
 
+    @property
+    def away(self) -> bool:
+        """Whether Redis has been silent for so long that to ask it would only take time."""
+        return time.monotonic() - self._heard_at > AWAY_AFTER
+
     async def look(self) -> None:
         """Shows that this node lives, and looks which others do. Raises AWAY."""
         live = await self._beat_script(keys=[_LEASES], args=[self.node_id.hex, int(LEASE * 1000)])
+        self._heard_at = time.monotonic()
         ages = {UUID(bytes.decode(name)): age / 1000 for name, age in zip(live[::2], live[1::2], strict=True)}
         self.live = frozenset(ages) - {self.node_id}
         self.fresh = frozenset(node for node in self.live if ages[node] <= FRESH)
@@ -162,6 +173,7 @@ class Leases:
     async def claims_of(self, home: UUID) -> dict[bytes, Claim] | None:
         """All claims on a home's sessions; None when nothing has changed since the last look. Raises AWAY."""
         changes = await self._redis.hget(_claims(home), "changes")
+        self._heard_at = time.monotonic()
         if home in self._changes and self._changes[home] == changes:
             return None
         found = await self._redis.hgetall(_claims(home))

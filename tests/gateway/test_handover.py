@@ -30,8 +30,13 @@ class Node(World):
         self._handlers: dict[type[Hint], Any] = {}
         bus = cast("Bus", SimpleNamespace(on=self._handlers.__setitem__, tell_node=self._tell, tell_all=self._tell_all))
         self._beat: Any = None
-        leases = SimpleNamespace(
-            node_id=HERE, live=frozenset({THERE}), after_beat=self._on_beat, claims_of=self._claims_of
+        self.leases = leases = SimpleNamespace(
+            node_id=HERE,
+            live=frozenset({THERE}),
+            away=False,
+            after_beat=self._on_beat,
+            claims_of=self._claims_of,
+            claim=self._claim,
         )
         self.tokens = ResumeTokens(HERE, [("k", bytes(32))])
         self.neighbours = Neighbours(bus, cast("Leases", leases))
@@ -49,6 +54,10 @@ class Node(World):
 
     async def _claims_of(self, home: UUID) -> dict[bytes, Claim]:
         return dict(self.claims)
+
+    async def _claim(self, home: UUID, digest: bytes) -> Claim:
+        assert not self.leases.away
+        return Claim(home, 0)
 
     def hear(self, hint: Hint) -> None:
         """Another node says something."""
@@ -153,3 +162,12 @@ async def test_a_node_that_stops_is_waited_for() -> None:
     given = SessionGiven(asked.digest, asked.fence, session.state())
     node.hear(given)
     assert await waiting == given
+
+
+async def test_redis_is_away() -> None:
+    """While Redis is known to be away, nobody waits for it to say whose a session is."""
+    node = Node()
+    session, _ = node.client()
+    assert await node.handover.claim(session.id, session.resume_token) == (HERE, 0)
+    node.leases.away = True
+    assert await node.handover.claim(session.id, session.resume_token) is None

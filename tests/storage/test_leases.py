@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from storage import leases
 from storage.leases import Leases
 from storage.redis_client import RedisClient, connect
 from tests.valkey import Valkey
@@ -120,3 +121,13 @@ async def test_give_up(redis: RedisClient) -> None:
     assert await home.claims_of(home.node_id) == {DIGEST: (third.node_id, 2)}
     await third.give_up(home.node_id, {DIGEST: 2})
     assert await redis.hkeys(f"parley:claims:{home.node_id.hex}") == [b"changes"]
+
+
+async def test_away(redis: RedisClient) -> None:
+    """Redis is away once it has not answered for a while, and no longer when it answers."""
+    one = Leases(redis, uuid4())
+    assert not one.away
+    one._heard_at -= 60 * leases.AWAY_AFTER
+    assert one.away
+    await one.look()
+    assert not one.away
