@@ -249,10 +249,17 @@ class Handover:
         for home in self._homes():
             claims = await self._leases.claims_of(home)
             if claims and self._claimed_elsewhere(home, claims):
-                await asyncio.sleep(grace)
-                claims = await self._leases.claims_of(home) or claims
+                claims = await self._claims_after(grace, home, claims)
             lost |= self._compare(home, claims) if claims else False
         return lost
+
+    async def _claims_after(self, grace: float, home: UUID, claims: dict[bytes, Claim]) -> dict[bytes, Claim]:
+        try:
+            await asyncio.sleep(grace)
+            return await self._leases.claims_of(home) or claims
+        except BaseException:
+            self._leases.read_again(home)
+            raise
 
     def _claimed_elsewhere(self, home: UUID, claims: dict[bytes, Claim]) -> bool:
         here = {digest_of(s.resume_token): s.fence for s in self._hub.sessions.values() if _home_name(s) == home.hex}

@@ -181,6 +181,10 @@ class Leases:
         found.pop(b"changes", None)
         return {digest: _claim(value) for digest, value in found.items()}
 
+    def read_again(self, home: UUID) -> None:
+        """What was read of a home's claims was of no use: the next look reads them all."""
+        self._changes.pop(home, None)
+
     async def restore(self, home: UUID, fences: Mapping[bytes, int]) -> None:
         """Writes this node's claims again, by digest, where Redis may have lost them. Raises AWAY."""
         await self._restore_script(keys=[_claims(home)], args=[self.node_id.hex, int(KEPT * 1000), *_flat(fences)])

@@ -27,6 +27,8 @@ class Node(World):
         super().__init__()
         self.told: list[Hint] = []
         self.claims: dict[bytes, Claim] = {}
+        self.seen: dict[bytes, Claim] | None = None
+        self.failures: list[Exception] = []  # of looks at the claims, from the second on
         self._handlers: dict[type[Hint], Any] = {}
         bus = cast("Bus", SimpleNamespace(on=self._handlers.__setitem__, tell_node=self._tell, tell_all=self._tell_all))
         self._beat: Any = None
@@ -37,6 +39,7 @@ class Node(World):
             after_beat=self._on_beat,
             claims_of=self._claims_of,
             claim=self._claim,
+            read_again=self._read_again,
         )
         self.tokens = ResumeTokens(HERE, [("k", bytes(32))])
         self.neighbours = Neighbours(bus, cast("Leases", leases))
@@ -52,8 +55,16 @@ class Node(World):
     def _on_beat(self, callback: Any) -> None:
         self._beat = callback
 
-    async def _claims_of(self, home: UUID) -> dict[bytes, Claim]:
-        return dict(self.claims)
+    async def _claims_of(self, home: UUID) -> dict[bytes, Claim] | None:
+        if self.seen == self.claims:
+            if self.failures:
+                raise self.failures.pop()
+            return None
+        self.seen = dict(self.claims)
+        return self.seen
+
+    def _read_again(self, home: UUID) -> None:
+        self.seen = None
 
     async def _claim(self, home: UUID, digest: bytes) -> Claim:
         assert not self.leases.away
@@ -171,3 +182,21 @@ async def test_redis_is_away() -> None:
     assert await node.handover.claim(session.id, session.resume_token) == (HERE, 0)
     node.leases.away = True
     assert await node.handover.claim(session.id, session.resume_token) is None
+
+
+async def test_redis_fails_while_a_question_is_waited_for() -> None:
+    """The claim is found again at the next beat."""
+    node = Node()
+    session, link = node.client()
+    node.claim(session)
+    node.failures.append(OSError("reset"))
+    node.beat()
+    async with asyncio.timeout(10):
+        while node.failures:
+            await asyncio.sleep(0.01)
+    assert link.closed is None
+    node.beat()
+    async with asyncio.timeout(10):
+        while link.closed is None:
+            await asyncio.sleep(0.01)
+    assert session.id not in node.hub.sessions
