@@ -102,6 +102,7 @@ class Handover:
         self._over: dict[UUID, dict[bytes, int]] = {}
         self._written_at = time.monotonic()
         self._silent: set[UUID] = set()
+        self._claiming = 0
         bus.on(SessionAsked, self._take_asked)
         bus.on(SessionGiven, self._take_answer)
         bus.on(SessionRefused, self._take_answer)
@@ -112,12 +113,15 @@ class Handover:
     async def claim(self, session_id: UUID, resume_token: str) -> Claim | None:
         """Makes this node the owner. None when the token is nobody's, and when Redis cannot be asked."""
         home = self._tokens.home(resume_token, session_id)
-        if home is None or self._leases.away:
-            return None
+        if home is None or (self._leases.away and self._claiming):
+            return None  # while Redis is away, one at a time finds out whether it is back
+        self._claiming += 1
         try:
             return await self._leases.claim(home, digest_of(resume_token))
         except AWAY:
             return None
+        finally:
+            self._claiming -= 1
 
     async def give_back(self, resume_token: str, owner: UUID) -> None:
         """The session cannot go on here, and stays where it is."""

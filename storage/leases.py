@@ -168,6 +168,7 @@ class Leases:
         """
         args: list[Any] = [digest, (owner or self.node_id).hex, home.hex, int(KEPT * 1000)]
         former, fence = await self._claim_script(keys=[_claims(home)], args=args)
+        self._heard_at = time.monotonic()
         return Claim(UUID(former.decode()) if former else home, int(fence))
 
     async def claims_of(self, home: UUID) -> dict[bytes, Claim] | None:
