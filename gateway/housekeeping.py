@@ -19,6 +19,15 @@ TIDY_INTERVAL = 3_600.0
 """Seconds between two looks at what has expired, and at key rotations that were begun and not finished."""
 
 
+CANCELS = 3
+"""How often a job is told to end: before Python 3.12, asyncio.wait_for loses a cancel that meets its result.
+
+What does not end then is cancelled with all that is left, when the process's event loop closes.
+"""
+CANCEL_SECONDS = 1.0
+"""How long it has for that."""
+
+
 class Housekeeping:
     """Runs from entering to leaving the context. A task that fails is logged and started again."""
 
@@ -37,9 +46,13 @@ class Housekeeping:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        left = set(self._tasks)
+        for _ in range(CANCELS):
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=CANCEL_SECONDS)
+            if not left:
+                return
 
     async def _tidy_forever(self) -> None:
         while True:

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.timeout(240)
 
 COMMITTED = b"COMMIT\x00"
 """How PostgreSQL says that a COMMIT has been carried out: the tag of CommandComplete (its protocol, 54.7)."""
-PUBLISH = b"PUBLISH\r\n"
+PUBLISH = b"PUBLISH\r\n$48\r\nparley:room:"
+"""How a node begins to tell the others of a chatroom's event: the channel's name has 48 bytes."""
 
 Moment = Callable[[Node], Trigger]
 
