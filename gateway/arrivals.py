@@ -16,6 +16,7 @@ from gateway.hub import Hub
 from gateway.session import Session, SessionLimits
 from gateway.wire import Wire
 from protocol.commands import Resume
+from protocol.errors import ChatError
 from storage import events, rooms
 from storage.bus import Bus
 from storage.database import Database
@@ -114,6 +115,9 @@ class Arrivals:
         self._hub.adopt(session)
         try:
             whole = await self._catch_up(session, state)
+        except ChatError:
+            self._hub.forget(session)
+            return Reset("unavailable", session.handled)
         except BaseException:
             self._hub.forget(session)
             raise

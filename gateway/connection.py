@@ -307,6 +307,8 @@ class Connection:
                 self._answer(session, id, outcome)
 
         assert self._actor is not None
+        if session.moved:  # another node took it while we read: the client learns there what became of the command
+            return
         session.pending += 1
         self._door.chat.begin(self._actor, command, settle)
 

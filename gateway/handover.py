@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager, nullcontext
 from uuid import UUID
 
 from crypto.resume_tokens import ResumeTokens, digest_of, home_of
+from gateway.deadlines import REASONS
 from gateway.hub import Hub
 from gateway.neighbours import Neighbours
 from gateway.session import Session
@@ -208,6 +209,8 @@ class Handover:
         settled = await self._settled(session)
         if self._hub.sessions.get(session.id) is not session or session.fence != asked.fence:
             self._refuse(asked, "superseded")
+            if link is not None and self._hub.links.get(session) is link:  # it was told to take no more commands
+                link.close(CloseCode.draining, REASONS[CloseCode.draining])
             return
         if settled:
             self._bus.tell_node(asked.asker, SessionGiven(asked.digest, asked.fence, session.state()))

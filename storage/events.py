@@ -18,12 +18,15 @@ from storage.room_keys import RoomKeys
 
 
 class CommittedEvent(Struct, frozen=True):
-    """A durable event on its way to those who hear the chatroom. `adds` begin to hear it, `removes` cease to."""
+    """A durable event on its way to those who hear the chatroom. `adds` begin to hear it, `removes` cease to.
+
+    `data` of a kind that only a newer Parley knows is passed on as it is: clients skip what they do not know.
+    """
 
     chatroom_id: UUID
     seq: int
     kind: str
-    data: Event
+    data: Event | dict[str, Any]
     adds: tuple[UUID, ...] = ()
     removes: tuple[UUID, ...] = ()
 
@@ -76,12 +79,16 @@ async def _open(rows: list[Any], room_keys: RoomKeys) -> dict[UUID, Message]:
     return opened
 
 
+def _data(stored: Any, kind: type[Event]) -> Event:
+    return msgspec.convert(stored, kind, strict=False)
+
+
 def _event(row: Any, opened: dict[UUID, Message]) -> CommittedEvent:
-    data: Event
+    data: Event | dict[str, Any]
     if row["kind"] == "message_received":
         data = MessageReceived(message=opened[row["message_id"]])
     else:
-        data = msgspec.convert(row["data"], DURABLE[row["kind"]], strict=False)
+        data = row["data"] if (known := DURABLE.get(row["kind"])) is None else _data(row["data"], known)
     return CommittedEvent(
         row["chatroom_id"], row["seq"], row["kind"], data, tuple(row["adds"] or ()), tuple(row["removes"] or ())
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -204,6 +205,7 @@ AnyHint = (
 encode = msgspec.msgpack.Encoder().encode
 _decoder: msgspec.msgpack.Decoder[AnyHint] = msgspec.msgpack.Decoder(AnyHint)
 _data = {name: msgspec.msgpack.Decoder(kind) for name, kind in {**DURABLE, **EPHEMERAL}.items()}
+_any = msgspec.msgpack.Decoder(dict[str, Any])
 
 
 def decode(data: bytes) -> AnyHint:
@@ -219,13 +221,14 @@ def committed(events: Sequence[CommittedEvent]) -> Committed:
 
 
 def events_of(hint: Committed) -> list[CommittedEvent]:
-    """The events of a hint. Raises msgspec.MsgspecError or KeyError for what a newer Parley says."""
+    """The events of a hint. Raises msgspec.MsgspecError."""
     return [
-        CommittedEvent(e.chatroom_id, e.seq, e.kind, data_of(e.kind, e.data), e.adds, e.removes) for e in hint.events
+        CommittedEvent(e.chatroom_id, e.seq, e.kind, _data.get(e.kind, _any).decode(e.data), e.adds, e.removes)
+        for e in hint.events
     ]
 
 
 def data_of(event: str, data: Raw) -> Event:
-    """The data of a durable or ephemeral event. Raises msgspec.MsgspecError or KeyError."""
+    """The data of an ephemeral event. Raises msgspec.MsgspecError, and KeyError for what only a newer Parley says."""
     found: Event = _data[event].decode(data)
     return found
