@@ -258,6 +258,7 @@ class Hub:
         room = self.rooms.get(room_id)
         head = None if room is None else room.head
         if room is not None and head is not None and events[0].seq > head + 1:
+            room.keep_early(events)
             self.on_gap(room)
             return
         if room is not None and room.guessed:
@@ -271,6 +272,8 @@ class Hub:
         self._set_aside(room, events)  # repeats too: a state that is being read may be older than the head
         if new:
             self._advance(room, new)
+        if room.early and (following := room.following()):
+            self.deliver(following)
 
     def _rewind(self, room: Room, seq: int) -> int:
         """Events that the guess had passed do come: who is live has had them, and waits for the others."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
 from uuid import UUID
 
 from gateway.hub import Hub
@@ -26,6 +28,9 @@ SWEEP = 2.0
 """Seconds between sweeps: one query for all live rooms. The promise is 5 s from loss to delivery."""
 BATCH = 500
 """Events read at once."""
+UNDER_WAY = 0.05
+"""Seconds without progress after which a missing event is read from the database. Two nodes that write into a chatroom
+by turns tell of it side by side, so most events that are missing are here a moment later."""
 
 
 class Repair:
@@ -38,15 +43,26 @@ class Repair:
         self._room_keys = room_keys
         self._tasks: set[asyncio.Task[None]] = set()
         self._doubts: dict[UUID, int] = {}
+        self._patient: set[Room] = set()
         self._sweep_now = asyncio.Event()
-        hub.on_gap = self.fill_soon
+        hub.on_gap = self.mind_gap
+
+    def mind_gap(self, room: Room) -> None:
+        """An event came too early. Those before it are filled in when they do not come by themselves in a moment."""
+        if not room.repairing:
+            self._patient.add(room)
+        self._begin(room, self._wait_and_fill)
 
     def fill_soon(self, room: Room) -> None:
         """Begins to fill a room, unless that is under way."""
+        self._patient.discard(room)
+        self._begin(room, self._fill)
+
+    def _begin(self, room: Room, fill: Callable[[Room], Coroutine[Any, Any, None]]) -> None:
         if room.repairing:
             return
         room.repairing = True
-        task = asyncio.create_task(self._fill(room))
+        task = asyncio.create_task(fill(room))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -94,6 +110,18 @@ class Repair:
         if not after:
             return {}
         return await events.read_after(self._database, self._room_keys, after, BATCH)
+
+    async def _wait_and_fill(self, room: Room) -> None:
+        head: int | None = -1
+        while room.early and room.head != head and room in self._patient:  # as long as events come, this one may
+            head = room.head
+            await asyncio.sleep(UNDER_WAY)
+        asked = room not in self._patient
+        self._patient.discard(room)
+        if room.early or asked:
+            await self._fill(room)
+        else:
+            room.repairing = False
 
     async def _fill(self, room: Room) -> None:
         try:
