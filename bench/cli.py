@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import resource
 import secrets
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -117,10 +118,20 @@ def faults(seed: int | None, **given: Any) -> None:
     """A bad network before a server: is anything lost, repeated or told wrongly?"""
     options = FaultOptions(seed=secrets.randbits(32) if seed is None else seed, **given)
     print(f"seed {options.seed}", flush=True)
-    logging.getLogger("parley.client").setLevel(logging.ERROR)  # it tells of every connection that we break
-    judged = _complete(run_faults(options))
+    with _quiet(logging.getLogger("parley.client")):  # it tells of every connection that we break
+        judged = _complete(run_faults(options))
     print(judged)
     sys.exit(0 if judged.clean else 1)
+
+
+@contextlib.contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @main.group()

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -11,11 +10,11 @@ from tests.e2e.server import Server
 
 @pytest.mark.parametrize("arguments", [(), ("--workers", "2")], ids=["one", "workers"])
 @pytest.mark.parametrize("setting", ["PARLEY_HTTP", "PARLEY_TCP"])
-async def test_a_taken_port(common_server: Server, tmp_path: Path, setting: str, arguments: tuple[str, ...]) -> None:
+async def test_a_taken_port(common_server: Server, setting: str, arguments: tuple[str, ...]) -> None:
     """A port that is taken is a refusal to start in one line, which names the setting."""
     address = f"127.0.0.1:{common_server.port}"
     free = {"PARLEY_HTTP": "127.0.0.1:0", "PARLEY_TCP": "127.0.0.1:0"}
-    env = {**common_server.environment(), **free, setting: address, "PARLEY_DATA": str(tmp_path)}
+    env = {**common_server.environment(), **free, setting: address}
     second = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
