@@ -51,7 +51,10 @@ def typed(frame: ServerFrame) -> Any:
 
 
 class HistoryGap(Event, frozen=True, kw_only=True):
-    """Too much was missed: events after `from_seq` up to and including `to_seq` do not come; fetch history instead."""
+    """Too much was missed: events after `from_seq` up to and including `to_seq` do not come; fetch history instead.
+
+    `to_seq` below `from_seq` means that the server's data went back, as after restoring a backup.
+    """
 
     chatroom_id: UUID
     from_seq: int

@@ -59,10 +59,12 @@ class Rooms:
         return [local(ChatroomLost(chatroom_id=room_id)) for room_id in lost] + ([] if first else gained)
 
     def _refresh(self, room: Room, listed: ChatroomState) -> None:
-        """Another node may list a seq lower than the one known; what was taken stays taken."""
+        """A seq below the one known means that the server's data went back; a sync says how far."""
         room.syncing = False
         self._set(room, replace(listed, seq=room.state.seq))
         self._look(room, listed.seq)
+        if listed.seq < room.state.seq:
+            self._behind.add(listed.id)
 
     # --- live events ---------------------------------------------------------------------------
 
@@ -161,6 +163,10 @@ class Rooms:
     def _conclude(self, room: Room, verdict: SyncedRoom) -> list[ClientEvent]:
         if verdict.verdict == "not_member":
             return [local(ChatroomLost(chatroom_id=room.state.id)), *self._leave(room)]
+        if verdict.verdict == "too_long" and verdict.to_seq < verdict.from_seq:
+            room.head = verdict.to_seq
+            room.held.clear()
+            return self._jump(room, verdict.to_seq)
         progress = room.state.seq > verdict.from_seq
         if verdict.to_seq > room.state.seq and (verdict.verdict == "too_long" or not progress):
             return self._jump(room, verdict.to_seq)

@@ -44,6 +44,9 @@ from storage.database import Connection, Database
 from storage.journal import Journal
 from storage.room_keys import RoomKeys
 
+PATIENCE = 60
+"""Seconds for what a busy machine may take its time with."""
+
 DELAYS: ContextVar[tuple[float, float]] = ContextVar("delays", default=(0.0, 0.0))
 """Seconds that queries of the current task take before they reach the database, and before their answer is read."""
 
@@ -250,14 +253,14 @@ class Reader:
     async def wait_for(self, event: str) -> None:
         """Until a frame of this kind has come."""
         self.frames.pop(event, None)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while event not in self.frames:
                 assert self.closed is None, self.closed
                 await asyncio.sleep(0.001)
 
     async def caught_up(self, room: UUID) -> None:
         """Until it has heard what the hub has delivered."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while self.next[room] != (self._node.hub.rooms[room].head or 0) + 1:
                 assert not self.faults, self.faults[:5]
                 await asyncio.sleep(0.001)

@@ -96,6 +96,11 @@ class ModelServer:
 
     # --- the session -----------------------------------------------------------------------------
 
+    def restore(self, room: UUID, seq: int) -> None:
+        """The server's data goes back to what it was when this was the room's last seq; its sessions are gone."""
+        del self.log[room][seq:]
+        self.session = None
+
     def forget(self) -> None:
         """The session's window has passed."""
         if not self.attached:
@@ -237,7 +242,7 @@ class ModelServer:
         if room not in self.member_of:
             return models.SyncedRoom(from_seq=known, to_seq=known, verdict="not_member")
         head = self.head(room)
-        if head - known > self.sync_limit:
+        if not 0 <= head - known <= self.sync_limit:
             return models.SyncedRoom(from_seq=known, to_seq=head, verdict="too_long")
         for seq in range(known + 1, head + 1):
             self._tell(self._durable(room, seq))

@@ -144,6 +144,22 @@ def test_too_much_missed_is_told_as_a_gap() -> None:
     assert world.seqs(ROOM) == [11]
 
 
+def test_data_that_went_back_is_told_as_a_gap() -> None:
+    """After a backup was restored the user is told so, and hears what comes next, under numbers that are used again."""
+    world = opened()
+    for _ in range(5):
+        world.server.say(ROOM)
+    world.settle()
+    world.cut()
+    world.server.restore(ROOM, 3)
+    world.settle()
+    world.server.say(ROOM)
+    world.settle()
+    gap = world.delivered[-2]
+    assert (gap.event, gap.data.from_seq, gap.data.to_seq) == ("history_gap", 6, 3)
+    assert world.seqs(ROOM) == [2, 3, 4, 5, 6, 4]
+
+
 def test_unknown_events_are_handed_on_as_they_are(world: World) -> None:
     """A newer server may have events that this client has no struct for."""
     world.do(world.state.receive(ServerFrame("moon_rose", {"phase": "full"}), 0.0))
