@@ -23,7 +23,8 @@ from gateway.worker_metrics import WORKERS
 from storage.embedded_valkey import valkey_program
 from tests.e2e.conftest import StartServer
 from tests.e2e.conftest import start_server as start_server  # a fixture
-from tests.e2e.server import Server, free_port
+from tests.e2e.server import Server
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

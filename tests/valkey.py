@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import redis
 
 from storage.embedded_valkey import release, run_program, stop_program, valkey_program, wait_until_ready
+from tests.ports import free_port
 
 SETTINGS = {"bind": "127.0.0.1", "save": "", "appendonly": "no", "protected-mode": "no"}
 """What every one of them has; the rest is as Valkey has it."""
@@ -29,7 +29,7 @@ class Valkey:
 
     def __init__(self, directory: Path, port: int | None = None, **options: str) -> None:
         self.directory = directory
-        self.port = port or free_ports(1)[0]
+        self.port = port or free_port()
         self._options = {name.replace("_", "-"): value for name, value in options.items()}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -134,7 +134,7 @@ class ValkeyCluster:
     """Three primaries, each with a third of the slots; the first has a replica."""
 
     def __init__(self, directory: Path) -> None:
-        ports = free_ports(8)
+        ports = [free_port() for _ in range(8)]
         self.servers = [
             Valkey(
                 directory / str(number),
@@ -196,15 +196,3 @@ def _until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on now, below the range that systems use for outgoing connections."""
-    ports: list[int] = []
-    with ExitStack() as stack:  # they are held until all are found, so that none is found twice
-        while len(ports) < count:
-            probe = stack.enter_context(socket.socket())
-            with suppress(OSError):
-                probe.bind(("127.0.0.1", random.randrange(12_000, 20_000)))
-                ports.append(probe.getsockname()[1])
-    return ports

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 
 from tests.e2e.cuts import Direction
-from tests.e2e.server import free_port
+from tests.ports import free_port
 
 HEAD_END = b"\r\n\r\n"
 

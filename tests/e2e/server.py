@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import os
-import random
 import signal
-import socket
 import ssl
 import sys
 from dataclasses import dataclass, field, replace
@@ -19,6 +16,7 @@ from uuid import UUID, uuid4
 import aiohttp
 
 from tests.e2e.lines import Transport
+from tests.ports import free_port
 
 GENEROUS = {
     "PARLEY_LIMIT_REQUESTS": "1000000",
@@ -209,16 +207,3 @@ class Server:
             if not data["pagination"]["has_more"]:
                 return messages
             after = messages[-1]["seq"]
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now.
-
-    It lies below the range from which systems take ports for outgoing connections, so
-    that it is still free when a killed server starts again.
-    """
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port

@@ -15,8 +15,9 @@ import aiohttp
 import pytest
 
 from gateway.client import connect
-from tests.e2e.server import Server, free_port
+from tests.e2e.server import Server
 from tests.e2e.test_migration import Talker, metrics, pair
+from tests.ports import free_port
 from tests.valkey import Valkey
 
 SETTINGS = (Path(__file__).parent.parent.parent / "deploy" / "haproxy.cfg").read_text()

@@ -16,8 +16,9 @@ from uuid import UUID
 import aiohttp
 
 from gateway.client import Client, connect
-from tests.e2e.server import Server, free_port
+from tests.e2e.server import Server
 from tests.e2e.socket_client import on_all_transports, socket_client
+from tests.ports import free_port
 from tests.valkey import Valkey
 
 DRAINING = (4200, "the server is stopping")

@@ -13,9 +13,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.e2e.server import Server, free_port
+from tests.e2e.server import Server
 from tests.e2e.socket_client import socket_client
 from tests.faults.cluster import PATIENCE, Node, until
+from tests.ports import free_port
 
 pytestmark = pytest.mark.timeout(240)
 
