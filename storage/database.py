@@ -42,6 +42,12 @@ RETRY_SECONDS = 1.0
 IDLE_SECONDS = 5
 """How long a transaction may wait for us until the server ends it: a stopped process must not keep others waiting."""
 
+TRANSACTION_SECONDS = 30
+"""How long a transaction may take in all, where the server can count that (17 and newer).
+
+A process that is stopped between preparing a statement and running it does not count as idle, and would keep its locks.
+"""
+
 MIGRATION_LOCK = 0x5041_524C_4559
 """The advisory lock under which migrations run: "PARLEY" in ASCII."""
 
@@ -155,6 +161,7 @@ _AWAY = (
     asyncpg.CannotConnectNowError,
     asyncpg.InsufficientResourcesError,  # too many connections, a full disk: nothing was written, and it may pass
     asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.TransactionTimeoutError,
 )
 
 
@@ -170,6 +177,8 @@ def _is_away(error: Exception) -> bool:
 
 async def _prepare(connection: Connection) -> None:
     await connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
+    if _limits_transactions(connection):
+        await connection.execute(f"SET transaction_timeout = '{TRANSACTION_SECONDS}s'")
     await connection.set_type_codec(
         "jsonb",
         schema="pg_catalog",
@@ -184,6 +193,16 @@ def _json_id(value: Any) -> str:
     if isinstance(value, UUID):
         return str(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _limits_transactions(connection: Connection) -> bool:
+    return connection.get_server_version().major >= 17
+
+
+async def take_as_long_as_it_takes(connection: Connection) -> None:
+    """Lifts TRANSACTION_SECONDS for the transaction that is open."""
+    if _limits_transactions(connection):
+        await connection.execute("SET LOCAL transaction_timeout = 0")
 
 
 async def _keep(connection: Connection) -> None:
@@ -215,6 +234,7 @@ async def migrate(connection: Connection) -> list[str]:
     a migration was changed after it had been applied, or is unknown to this Parley.
     """
     async with connection.transaction():
+        await take_as_long_as_it_takes(connection)
         await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK, timeout=MIGRATION_SECONDS)
         missing = _missing(await _applied(connection), migrations())
         for migration in missing:

@@ -11,7 +11,7 @@ import msgspec
 from crypto.sealing import MasterKeys, new_key, seal, unseal
 from protocol.errors import ChatError
 from protocol.models import Content
-from storage.database import Connection, Database
+from storage.database import Connection, Database, take_as_long_as_it_takes
 
 CACHED_ROOMS = 20_000
 """Chatrooms whose keys are remembered; about half a kilobyte each."""
@@ -126,6 +126,7 @@ async def check_master_keys(conn: Connection, master: MasterKeys) -> None:
 
 async def rewrap(conn: Connection, master: MasterKeys) -> int:
     """Wraps every room key under the newest master key. Returns how many were not; messages stay as they are."""
+    await take_as_long_as_it_takes(conn)
     rows = await conn.fetch(
         """SELECT chatroom_id, key_version, master_key_id, wrapped_key FROM chatroom_keys
            WHERE master_key_id <> $1 FOR UPDATE""",

@@ -302,3 +302,39 @@ class TestMigrations:
             with pytest.raises(asyncpg.DuplicateTableError):
                 await migrate(connection)
             assert await connection.fetchval("SELECT to_regclass('good')") is None
+
+
+class TestStoppedProcess:
+    """What a process that was stopped in the middle of a transaction has locked does not stay locked."""
+
+    @pytest.mark.parametrize("prepared", [False, True], ids=["between statements", "between preparing and running one"])
+    async def test_lock_is_given_up(self, database_url: str, monkeypatch: pytest.MonkeyPatch, prepared: bool) -> None:
+        """PostgreSQL ends the transaction, others go on, and the process is told to retry when it goes on itself."""
+        other = await Database.open(database_url, pool_size=1)
+        monkeypatch.setattr(module, "TRANSACTION_SECONDS" if prepared else "IDLE_SECONDS", 1)
+        stopped = await Database.open(database_url, pool_size=1)
+        went_on = False
+        with pytest.raises(ChatError) as refused:
+            async with stopped.transaction() as conn:
+                await conn.execute("LOCK TABLE users")
+                if prepared:
+                    await conn.prepare("SELECT count(*) FROM users")
+                async with other.transaction() as another:
+                    await another.execute("LOCK TABLE users", timeout=20)
+                    went_on = True
+                await conn.fetchval("SELECT 1")
+        assert went_on
+        assert refused.value.code == "SERVICE_UNAVAILABLE"
+        await stopped.close()
+        await other.close()
+
+    async def test_a_migration_may_take_long(self, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Only what has no end of its own in sight is bounded: a migration has its own time."""
+        slow = module.Migration("9999_slow", "SELECT pg_sleep(1.5)", "1")
+        known = [*migrations(), slow]
+        monkeypatch.setattr(module, "migrations", lambda: known)
+        monkeypatch.setattr(module, "TRANSACTION_SECONDS", 1)
+        impatient = await Database.open(database_url, pool_size=1)
+        async with impatient.acquire() as connection:
+            assert await migrate(connection) == ["9999_slow"]
+        await impatient.close()
