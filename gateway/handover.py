@@ -104,6 +104,7 @@ class Handover:
         self._written_at = time.monotonic()
         self._silent: set[UUID] = set()
         self._claiming = 0
+        self._lost = False
         bus.on(SessionAsked, self._take_asked)
         bus.on(SessionGiven, self._take_answer)
         bus.on(SessionRefused, self._take_answer)
@@ -247,18 +248,18 @@ class Handover:
         """There is no such session any more, and it is ours by this number: soon Redis need not know of it."""
         self._over.setdefault(home_of(resume_token), {})[digest_of(resume_token)] = fence
 
-    async def drop_claimed(self, grace: float) -> bool:
-        """Drops sessions that other nodes have claimed without our hearing of it; whether any. Raises AWAY.
+    async def drop_claimed(self, grace: float, *, anew: bool = False) -> None:
+        """Drops sessions that other nodes have claimed without our hearing of it. Raises AWAY.
 
         Who claims a session asks for it then: that may be on its way, and has so many seconds to come.
+        `anew` also looks at claims that have been read before.
         """
-        lost = False
         for home in self._homes():
-            claims = await self._leases.claims_of(home)
+            claims = await self._leases.claims_of(home, anew=anew)
             if claims and self._claimed_elsewhere(home, claims):
                 claims = await self._claims_after(grace, home, claims)
-            lost |= self._compare(home, claims) if claims else False
-        return lost
+            if claims:
+                self._compare(home, claims)
 
     async def _claims_after(self, grace: float, home: UUID, claims: dict[bytes, Claim]) -> dict[bytes, Claim]:
         try:
@@ -280,8 +281,7 @@ class Handover:
         names = {_home_name(session) for session in self._hub.sessions.values() if session.fence}
         return {self._leases.node_id, *map(UUID, names)}
 
-    def _compare(self, home: UUID, claims: dict[bytes, Claim]) -> bool:
-        lost = False
+    def _compare(self, home: UUID, claims: dict[bytes, Claim]) -> None:
         for session in [s for s in self._hub.sessions.values() if _home_name(s) == home.hex]:
             claim = claims.get(digest_of(session.resume_token))
             if claim is None or claim.fence <= session.fence:
@@ -290,8 +290,7 @@ class Handover:
                 session.fence = claim.fence
             else:
                 self.drop(session)
-                lost = True
-        return lost
+                self._lost = True
 
     async def find_out(self, pause: float) -> bool:
         """After a pause of so many seconds: drops what was lost meanwhile, and says whether anything was.
@@ -301,9 +300,11 @@ class Handover:
         """
         try:
             async with asyncio.timeout(LEASE / 2):
-                return await self.drop_claimed(GRACE)
+                await self.drop_claimed(GRACE, anew=True)  # a beat may have read them, and still wait for the question
         except AWAY:
-            return pause > LEASE and self._drop_all()
+            self._lost |= pause > LEASE and self._drop_all()
+        lost, self._lost = self._lost, False
+        return lost
 
     def _drop_all(self) -> bool:
         sessions = list(self._hub.sessions.values())

@@ -171,11 +171,14 @@ class Leases:
         self._heard_at = time.monotonic()
         return Claim(UUID(former.decode()) if former else home, int(fence))
 
-    async def claims_of(self, home: UUID) -> dict[bytes, Claim] | None:
-        """All claims on a home's sessions; None when nothing has changed since the last look. Raises AWAY."""
+    async def claims_of(self, home: UUID, *, anew: bool = False) -> dict[bytes, Claim] | None:
+        """All claims on a home's sessions; unless `anew`, None when nothing has changed since the last look.
+
+        Raises AWAY.
+        """
         changes = await self._redis.hget(_claims(home), "changes")
         self._heard_at = time.monotonic()
-        if home in self._changes and self._changes[home] == changes:
+        if not anew and home in self._changes and self._changes[home] == changes:
             return None
         found = await self._redis.hgetall(_claims(home))
         self._changes[home] = changes

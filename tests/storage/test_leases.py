@@ -98,6 +98,7 @@ async def test_changes(redis: RedisClient) -> None:
     await other.claim(home.node_id, DIGEST)
     assert await home.claims_of(home.node_id) == {DIGEST: (other.node_id, 1)}
     assert await home.claims_of(home.node_id) is None
+    assert await home.claims_of(home.node_id, anew=True) == {DIGEST: (other.node_id, 1)}
     await other.give_up(home.node_id, {DIGEST: 1})
     await other.claim(home.node_id, bytes(16))
     assert await home.claims_of(home.node_id) == {bytes(16): (other.node_id, 1)}
