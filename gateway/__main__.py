@@ -21,6 +21,8 @@ from gateway.cluster import Cluster, join
 from gateway.config import Config, ConfigError
 from gateway.door import Door
 from gateway.drain import drain
+from gateway.files.store import FileStore
+from gateway.files.types import Types
 from gateway.front_door import FrontDoor
 from gateway.housekeeping import Housekeeping
 from gateway.hub import Hub
@@ -29,7 +31,7 @@ from gateway.nodes import Nodes
 from gateway.ports import cannot_listen
 from gateway.presence import Presence
 from gateway.presence_rooms import RoomPresence
-from gateway.rates import Rates
+from gateway.rates import HOUR, MINUTE, Rates
 from gateway.repair import Repair
 from gateway.services import Services
 from gateway.tcp import TcpPump, framed_wires
@@ -45,6 +47,8 @@ from protocol.errors import ChatError
 from rest.app import make_app
 from rest.server import HttpServer
 from rest.settings import ReadMetrics, RestSettings
+from storage import files
+from storage.blobs import Blobs, Directory
 from storage.database import Database, migrate
 from storage.embedded import database_url
 from storage.journal import Journal
@@ -65,6 +69,7 @@ async def serve(config: Config, worker: Worker | None = None) -> None:
     async with database_url(config.database_url, config.data) as url, _database(config, url) as database:
         async with database.acquire() as conn:
             await check_master_keys(conn, master)
+            await files.check_master_keys(conn, master)
         await _run(config, database, keys, master, tls, worker)
 
 
@@ -92,13 +97,23 @@ async def _run(
     config: Config, database: Database, keys: Keys, master: MasterKeys, tls: Tls | None, worker: Worker | None
 ) -> None:
     metrics = Metrics()
-    async with join(config, keys, metrics) as cluster:
-        await _run_node(config, database, keys, master, tls, metrics, cluster, worker)
+    async with join(config, keys, metrics) as cluster, _blobs(config) as blobs:
+        await _run_node(config, database, blobs, keys, master, tls, metrics, cluster, worker)
+
+
+@contextlib.asynccontextmanager
+async def _blobs(config: Config) -> AsyncIterator[Blobs]:
+    blobs = Directory(config.blob_directory)
+    try:
+        yield blobs
+    finally:
+        await blobs.close()
 
 
 async def _run_node(
     config: Config,
     database: Database,
+    blobs: Blobs,
     keys: Keys,
     master: MasterKeys,
     tls: Tls | None,
@@ -125,7 +140,10 @@ async def _run_node(
         access_tokens=AccessTokens(keys.jwt_pems, config.issuer, config.access_token_life),
         refresh_tokens=RefreshTokens(keys.refresh_secret),
         metrics=metrics,
-        rates=Rates(config.limit_requests, time.monotonic, cluster.share(config.limit_requests)),
+        rates=Rates(config.limit_requests, time.monotonic, cluster.share(config.limit_requests, MINUTE)),
+        uploads=Rates(config.limit_uploads, time.monotonic, cluster.share(config.limit_uploads, HOUR), period=HOUR),
+        files=FileStore(database, blobs, master),
+        types=Types(),
     )
     chat = Chat(services)
     door = Door(config, hub, chat, database, wheel, presence, metrics, cluster.bus, cluster.tokens, cluster.fence)
@@ -257,6 +275,7 @@ def _rest_settings(config: Config, info: ServerInfo) -> RestSettings:
         origins=config.origins,
         https_only=config.tls and config.production,
         proxies=config.trusted_proxies,
+        slowest_transfer=config.slowest_transfer,
     )
 
 
@@ -302,10 +321,12 @@ class _Reload:
             master = MasterKeys(keys.master)
             async with self._services.database.transaction() as conn:
                 await check_master_keys(conn, master)
+                await files.check_master_keys(conn, master)
                 self._services.access_tokens.replace(keys.jwt_pems)
                 self._services.room_keys.replace(master)
+                self._services.files.replace(master)
                 self._cluster.replace(keys)
-                rewrapped = await rewrap(conn, master)
+                rewrapped = await rewrap(conn, master) + await files.rewrap(conn, master)
         except (ConfigError, keyfile.SecretError, MasterKeyMissing, ChatError):
             log.exception("the keys could not be reloaded; the old ones stay")
             return

@@ -6,12 +6,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
+from uuid import UUID
 
 from msgspec import Struct
 
 from crypto import bot_keys
-from gateway.actions import accounts, bots, keys, live, members, messages, moderation, rooms
+from gateway.actions import accounts, bots, files, keys, live, members, messages, moderation, rooms
 from gateway.actor import Actor
+from gateway.file_door import FileDoor
 from gateway.rates import Allowance
 from gateway.services import Services
 from protocol import commands
@@ -59,6 +61,8 @@ ACTIONS: dict[type[Command], Action] = {
     commands.GetUserKeys: keys.get_user_keys,
     commands.PutChatroomKeys: keys.put_chatroom_keys,
     commands.GetChatroomKeys: keys.get_chatroom_keys,
+    commands.CreateUpload: files.create_upload,
+    commands.GetFile: files.get_file,
     commands.FetchMessages: messages.fetch_messages,
     commands.MessageRead: messages.message_read,
     commands.JoinChatroom: live.join_chatroom,
@@ -84,6 +88,7 @@ class Chat:
         self._services = services
         self._health: tuple[float, dict[str, str]] = (float("-inf"), {})
         self.ready = True
+        self.files = FileDoor(services)
 
     async def authenticate(self, token: str) -> Actor:
         """The user of an access token, or the bot of an API key.
@@ -138,12 +143,14 @@ class Chat:
         Scope and length come first, whether the chatroom exists or not: what is refused first must not tell outsiders.
         """
         bots.check_scope(actor, command)
-        messages.check_length(command.content, self._services.config.limit_text)
+        messages.check_length(command, self._services.config.limit_text)
         await self._services.room_keys.get(command.chatroom_id)
+        if command.attachments:
+            await self._services.files.remember([reference.id for reference in command.attachments])
 
     def can_begin(self, command: SendMessage) -> bool:
         """Whether `begin` would work at once."""
-        return self._services.room_keys.cached(command.chatroom_id) is not None
+        return not command.attachments and self._services.room_keys.cached(command.chatroom_id) is not None
 
     def begin(self, actor: Actor, command: SendMessage, settle: Settle) -> bool:
         """Puts a send into the journal in this very turn of the loop, which keeps a session's sends in order.
@@ -170,6 +177,10 @@ class Chat:
     async def take(self, key: str) -> Allowance:
         """Counts one request of a user or an address, on all nodes and doors together. `key` names it."""
         return await self._services.rates.take(key)
+
+    async def take_upload(self, user_id: UUID) -> Allowance:
+        """Counts one upload of a user, on all nodes together."""
+        return await self._services.uploads.take(f"uploads:{user_id}")
 
     def jwks(self) -> dict[str, Any]:
         """The public keys of access tokens (RFC 7517)."""

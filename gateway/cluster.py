@@ -50,9 +50,9 @@ class Alone:
         del door, repair, database, room_keys
         self.bus.listen(hub.deliver)
 
-    def share(self, per_minute: int) -> Share | None:
+    def share(self, limit: int, period: float) -> Share | None:
         """The buckets that all nodes share."""
-        del per_minute
+        del limit, period
         return None
 
     def replace(self, keys: Keys) -> None:
@@ -88,9 +88,9 @@ class Member:
             Arrivals(self._node_id, hub, self.bus, handover, database, room_keys, door.limits, door.config.limit_sync)
         )
 
-    def share(self, per_minute: int) -> Share | None:
-        """The buckets that all nodes share, each of so many a minute."""
-        return SharedBuckets(self.redis, per_minute).take
+    def share(self, limit: int, period: float) -> Share | None:
+        """The buckets that all nodes share, each of so many in `period` seconds."""
+        return SharedBuckets(self.redis, limit, period=period).take
 
     def replace(self, keys: Keys) -> None:
         """Takes rotated keys."""

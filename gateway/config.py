@@ -65,6 +65,9 @@ class Config:
         " other; without it there is one node",
         secret=True,
     )
+    blobs: str | None = setting(
+        "PARLEY_BLOBS", None, "where the bytes of files are: `file:` and a directory; not set, `files` in PARLEY_DATA"
+    )
     database_pool: int = setting("PARLEY_DATABASE_POOL", 10, "most connections to the database")
     origins: tuple[str, ...] = setting(
         "PARLEY_ORIGINS",
@@ -150,11 +153,30 @@ class Config:
     limit_requests: int = setting(
         "PARLEY_LIMIT_REQUESTS", 60, "REST requests a minute a user, or an address when signed out"
     )
+    limit_uploads: int = setting("PARLEY_LIMIT_UPLOADS", 10, "uploads an hour a user")
+    limit_file: int = setting(
+        "PARLEY_LIMIT_FILE", 10_485_760, "bytes in a file that is neither picture, sound nor film"
+    )
+    limit_image: int = setting("PARLEY_LIMIT_IMAGE", 10_485_760, "bytes in a picture")
+    limit_media: int = setting("PARLEY_LIMIT_MEDIA", 10_485_760, "bytes in a sound or a film")
+    limit_avatar: int = setting("PARLEY_LIMIT_AVATAR", 5_242_880, "bytes in a picture of a user or a chatroom")
+    limit_user_files: int = setting("PARLEY_LIMIT_USER_FILES", 1_073_741_824, "bytes in all files of a user")
+    limit_chatroom_files: int = setting(
+        "PARLEY_LIMIT_CHATROOM_FILES", 10_737_418_240, "bytes in all files that were uploaded for a chatroom"
+    )
     limit_unauthenticated: int = setting(
         "PARLEY_LIMIT_UNAUTHENTICATED", 1_000, "connections an address that have not said who they are"
     )
     limit_openings: int = setting(
         "PARLEY_LIMIT_OPENINGS", 8, "sessions being opened or resumed at once; the others wait for their turn"
+    )
+    slowest_transfer: int = setting(
+        "PARLEY_SLOWEST_TRANSFER", 8_192, "bytes a second below which an upload or a download is cut"
+    )
+    unused_files: int = setting(
+        "PARLEY_UNUSED_FILES",
+        86_400,
+        "seconds after which a file that stands in no message is gone, and half an upload",
     )
     limit_outbox_ephemeral: int = setting(
         "PARLEY_LIMIT_OUTBOX_EPHEMERAL", 262_144, "bytes waiting for a reader above which ephemeral events are dropped"
@@ -217,6 +239,16 @@ class Config:
             ) from None
 
     @property
+    def blob_directory(self) -> Path:
+        """Where the bytes of files are. Raises ConfigError."""
+        if self.blobs is None:
+            return self.data / "files"
+        scheme, _, path = self.blobs.partition(":")
+        if scheme != "file" or not path:
+            raise ConfigError(f"PARLEY_BLOBS is {self.blobs!r}; it has to be a directory, as in file:/srv/blobs")
+        return Path(path)
+
+    @property
     def key_directory(self) -> Path:
         """Where a development install keeps the keys it made."""
         return self.data / "keys"
@@ -240,7 +272,11 @@ class Config:
             raise ConfigError(f"PARLEY_TCP_CLEAR is {config.tcp_clear!r}; it can be yes or no")
         _address("PARLEY_HTTP", config.http)
         _both("PARLEY_TLS_CERT", config.tls_cert, "PARLEY_TLS_KEY", config.tls_key)
-        _ = config.tcp_may_be_clear, config.trusted_proxies  # raise for what is not safe, or makes no sense
+        _ = (
+            config.tcp_may_be_clear,
+            config.trusted_proxies,
+            config.blob_directory,
+        )  # raise for what is not safe, or makes no sense
         return config
 
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
 MINUTE = 60.0
+HOUR = 3_600.0
 """Seconds in which an empty bucket is full again."""
 
 MOST_BUCKETS = 100_000
@@ -16,8 +17,8 @@ MOST_BUCKETS = 100_000
 class Allowance(NamedTuple):
     """What a request left in its bucket.
 
-    `reset` is the seconds until the bucket is full, `retry_after` those until the
-    next request is allowed (zero where this one was).
+    `limit` is what a full bucket has, `reset` is the seconds until it is full, `retry_after` those until the next
+    request is allowed (zero where this one was).
     """
 
     allowed: bool
@@ -44,7 +45,7 @@ Share = Callable[[str], Awaitable[Taken | None]]
 
 
 class Rates:
-    """One bucket a key, each of `per_minute` requests and refilled evenly.
+    """One bucket a key, each of `limit` requests, refilled evenly within `period` seconds.
 
     `clock` gives seconds that never go back. `share` is the bucket of all nodes: what it
     says goes, and is noted here. Where it says nothing, the bucket here decides, from where
@@ -52,12 +53,17 @@ class Rates:
     """
 
     def __init__(
-        self, per_minute: int, clock: Callable[[], float], share: Share | None = None, most: int = MOST_BUCKETS
+        self,
+        limit: int,
+        clock: Callable[[], float],
+        share: Share | None = None,
+        most: int = MOST_BUCKETS,
+        period: float = MINUTE,
     ) -> None:
-        if per_minute < 1:
-            raise ValueError("a limit of requests has to be at least 1 a minute")
-        self._limit = per_minute
-        self._each = MINUTE / per_minute
+        if limit < 1:
+            raise ValueError("a limit of requests has to be at least 1")
+        self._limit = limit
+        self._each = period / limit
         self._clock = clock
         self._share = share
         self._most = most

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from crypto.passwords import Passwords
 from crypto.tokens import AccessTokens, RefreshTokens
 from gateway.config import Config
+from gateway.files.store import FileStore
+from gateway.files.types import Types
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.nodes import Nodes
@@ -33,3 +35,6 @@ class Services:
     refresh_tokens: RefreshTokens
     metrics: Metrics
     rates: Rates
+    uploads: Rates
+    files: FileStore
+    types: Types

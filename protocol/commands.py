@@ -18,6 +18,7 @@ from protocol.models import (
     Content,
     Description,
     DeviceId,
+    FileReference,
     KeyVersion,
     KeyWrap,
     Name,
@@ -39,6 +40,11 @@ Cursor = Annotated[str, Meta(min_length=1, max_length=64, description="a seq, a 
 MemberLimit = Annotated[int, Meta(ge=2, le=100_000)]
 Threshold = Annotated[int, Meta(ge=1, le=100_000)]
 UserIds = Annotated[list[UUID], Meta(max_length=500)]
+FileReferences = Annotated[list[FileReference], Meta(max_length=10)]
+FileName = Annotated[str, Meta(max_length=4096)]
+FileSize = Annotated[int, Meta(ge=0, le=2**53)]
+FileLife = Annotated[int, Meta(ge=1, le=31_536_000)]
+FileIds = Annotated[list[UUID], Meta(min_length=1, max_length=100)]
 MuteSeconds = Annotated[int, Meta(ge=1, le=31_536_000)]
 """A year at most; who should be silent for longer is muted without an end."""
 Scopes = Annotated[list[Scope], Meta(min_length=1, max_length=3)]
@@ -131,6 +137,29 @@ class SendMessage(Command, frozen=True):
     message_type: Literal["text", "image", "file"] = "text"
     reply_to: UUID | None = None
     client_id: ClientId | None = None
+    attachments: FileReferences = []
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+class CreateUpload(Command, frozen=True):
+    """Begins to upload a file. `file_size` is in bytes, where it is known; `chatroom_id` is where it will be sent.
+
+    A file that the client has sealed is `encrypted`: nothing is known of what is in it. `expires_in` is in seconds.
+    """
+
+    filename: FileName
+    file_size: FileSize | None = None
+    chatroom_id: UUID | None = None
+    encrypted: bool = False
+    expires_in: FileLife | None = None
+
+
+class GetFile(Command, frozen=True):
+    """Reads what is known of a file: its name, size, type and pictures."""
+
+    file_id: UUID
 
 
 class FetchMessages(Command, frozen=True):

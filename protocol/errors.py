@@ -60,6 +60,18 @@ ERRORS: dict[str, ErrorKind] = {
     "MESSAGE_KEY_OUTDATED": ErrorKind(
         409, False, "Content under this key_version is refused: take the newest key, or make a new one."
     ),
+    # Files
+    "FILE_NOT_FOUND": ErrorKind(404, False, "There is no such file, or it is not for you."),
+    "FILE_TOO_LARGE": ErrorKind(413, False, "The file is larger than details.limit bytes."),
+    "FILE_TYPE_NOT_ALLOWED": ErrorKind(415, False, "A file of this type is not taken here."),
+    "FILE_UPLOAD_FAILED": ErrorKind(422, False, "What arrived is not what was announced; upload it again."),
+    "FILE_NOT_READY": ErrorKind(409, True, "The file is still being looked at; ask again after retry_after seconds."),
+    "FILE_REJECTED": ErrorKind(410, False, "The file was found to be harmful, and nobody gets it."),
+    "FILE_DAMAGED": ErrorKind(500, False, "The file is not as it was written; the operator has to look after it."),
+    "FILE_QUOTA_EXCEEDED": ErrorKind(409, False, "There is no room for it within your quota, or the chatroom's."),
+    "IMAGE_TOO_LARGE": ErrorKind(422, False, "The picture has too many pixels or frames to be opened."),
+    "IMAGE_INVALID": ErrorKind(422, False, "The picture cannot be opened."),
+    "UPLOAD_OFFSET_MISMATCH": ErrorKind(409, False, "The upload goes on somewhere else: ask for its offset."),
     # Limits and failures
     "RATE_LIMIT_EXCEEDED": ErrorKind(429, True, "Too many requests; wait for retry_after seconds."),
     "CONNECTION_LIMIT_EXCEEDED": ErrorKind(429, False, "Too many connections; close one first."),

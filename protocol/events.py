@@ -264,6 +264,12 @@ class MessageSent(Event, frozen=True):
     duplicate: bool = False
 
 
+class UploadStarted(Event, frozen=True):
+    """An upload has begun; `fid` will be the file's id."""
+
+    fid: UUID
+
+
 class MessagesFetched(Event, frozen=True):
     """A page of history."""
 

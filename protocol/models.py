@@ -14,6 +14,7 @@ MessageType = Literal["text", "image", "file", "system"]
 RotationReason = Literal["user_left", "user_removed", "device_deleted", "device_replaced"]
 Verdict = Literal["complete", "too_long", "not_member"]
 Scope = Literal["read", "write", "manage"]
+FileStatus = Literal["scanning", "ready", "rejected"]
 
 FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
 """`muted_until` of a member who is muted until somebody unmutes them."""
@@ -97,6 +98,45 @@ class Bot(Struct, frozen=True, kw_only=True):
     created_at: datetime
 
 
+class Attachment(Struct, frozen=True, kw_only=True):
+    """A file in a message. Its URLs are relative to where the server is, and need a token or a signature.
+
+    `width` and `height` are those of a picture, in pixels, as it is meant to be looked at; `blurhash` is a placeholder
+    for it (blurha.sh). The pictures at `thumbnail_url` and `preview_url` have at most 320 and 1,280 pixels on their
+    longer side; `preview_refused` is the error code for which there are none. `encrypted` is what members need to open
+    a file that the sender has sealed; Parley cannot read it.
+    """
+
+    id: UUID
+    filename: str
+    file_type: str
+    file_size: int
+    encrypted_url: str
+    thumbnail_url: str | None = None
+    preview_url: str | None = None
+    width: int | None = None
+    height: int | None = None
+    blurhash: str | None = None
+    preview_refused: str | None = None
+    status: FileStatus = "ready"
+    encrypted: EncryptedContent | None = None
+
+
+class UploadedFile(Attachment, frozen=True, kw_only=True):
+    """A file as its uploader sees it. `sha256` is that of its bytes, in hex."""
+
+    sha256: str
+    upload_date: datetime
+    expires_at: datetime | None = None
+
+
+class FileReference(Struct, frozen=True, kw_only=True):
+    """A file to be sent with a message, by its id."""
+
+    id: UUID
+    encrypted: EncryptedContent | None = None
+
+
 class Message(Struct, frozen=True, kw_only=True):
     """A message as everyone in its chatroom sees it. `seq` is its place in the chatroom's one order."""
 
@@ -111,7 +151,7 @@ class Message(Struct, frozen=True, kw_only=True):
     message_type: MessageType
     reply_to: UUID | None
     created_at: datetime
-    attachments: tuple[dict[str, Any], ...] = ()
+    attachments: tuple[Attachment, ...] = ()
     reactions: tuple[dict[str, Any], ...] = ()
     edited_at: datetime | None = None
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from rest.admission import Admission
 from rest.charges import Charges
+from rest.downloads import add_downloads
 from rest.endpoints import add_endpoints
 from rest.middleware import Failures, Headers, Outcome
 from rest.pages import add_pages
 from rest.service import add_service
 from rest.settings import Chat, Observe, ReadMetrics, RestSettings
+from rest.uploads import add_uploads
 
 
 def make_app(chat: Chat, settings: RestSettings, metrics: ReadMetrics, observe: Observe) -> web.Application:
@@ -17,11 +20,14 @@ def make_app(chat: Chat, settings: RestSettings, metrics: ReadMetrics, observe: 
 
     `metrics` reads the text of `/metrics`; `observe` is told of every answer.
     """
-    charges = Charges(chat.take, settings.proxies)
+    charges = Charges(chat, settings.proxies)
     headers = Headers(settings.origins, settings.https_only)
     middlewares = [web.middleware(m) for m in (Outcome(observe), headers, Failures(charges))]
     app = web.Application(middlewares=middlewares, client_max_size=settings.body_limit)
-    add_endpoints(app, chat, charges, settings.body_deadline)
+    admission = Admission(chat, charges)
+    add_endpoints(app, chat, admission, settings.body_deadline)
+    add_uploads(app, chat, admission, settings)
+    add_downloads(app, chat, admission, settings)
     add_service(app, chat, settings, metrics)
     add_pages(app, settings)
     return app

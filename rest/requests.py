@@ -15,7 +15,12 @@ from protocol.errors import ChatError
 
 C = TypeVar("C", bound=Command)
 
-UNKNOWN_ID = {"chatroom_id": "CHATROOM_NOT_FOUND", "user_id": "AUTH_USER_NOT_FOUND", "bot_id": "RESOURCE_NOT_FOUND"}
+UNKNOWN_ID = {
+    "chatroom_id": "CHATROOM_NOT_FOUND",
+    "user_id": "AUTH_USER_NOT_FOUND",
+    "bot_id": "RESOURCE_NOT_FOUND",
+    "file_id": "FILE_NOT_FOUND",
+}
 """What an id in the path that is no id gets: the same answer as one that nobody has."""
 
 _body = msgspec.json.Decoder(dict[str, Any])
@@ -37,8 +42,8 @@ async def read_command(request: web.Request, command: type[C], deadline: float) 
     """
     path = {name: _id(name, text) for name, text in request.match_info.items()}
     if request.method in ("POST", "PUT"):
-        return _convert(await _read_body(request, deadline) | path, command, strict=True)
-    return _convert(dict(request.query) | path, command, strict=False)
+        return convert(await _read_body(request, deadline) | path, command, strict=True)
+    return convert(dict(request.query) | path, command, strict=False)
 
 
 def _id(name: str, text: str) -> UUID:
@@ -48,7 +53,8 @@ def _id(name: str, text: str) -> UUID:
         raise ChatError(UNKNOWN_ID[name]) from None
 
 
-def _convert(values: dict[str, Any], command: type[C], *, strict: bool) -> C:
+def convert(values: dict[str, Any], command: type[C], *, strict: bool) -> C:
+    """Values as a command. What is not `strict` takes numbers and ids as text. Raises ChatError."""
     try:
         return msgspec.convert(values, command, strict=strict)
     except msgspec.ValidationError as error:

@@ -89,5 +89,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/chatrooms/{chatroom_id}/read", commands.MessageRead, events.ReadPosition),
     Route("GET", "/chatrooms/{chatroom_id}/keys", commands.GetChatroomKeys, events.ChatroomKeysFetched),
     Route("POST", "/chatrooms/{chatroom_id}/keys", commands.PutChatroomKeys, events.ChatroomKeysPut),
+    Route("POST", "/files", commands.CreateUpload, events.UploadStarted, 201),
+    Route("GET", "/files/{file_id}/info", commands.GetFile, models.UploadedFile),
 )
 """Every address that is a command. `/users/me…` stands before `/users/{user_id}…`, which would take it."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from datetime import datetime
+from typing import Any, Literal, Protocol
+from uuid import UUID
 
 from msgspec import Struct
 
 from protocol.addresses import Network
-from protocol.commands import Command
+from protocol.commands import Command, CreateUpload
 from protocol.discovery import ServerInfo
-from protocol.models import User
+from protocol.models import UploadedFile, User
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +23,8 @@ class RestSettings:
     The deadlines are totals, from a part's first byte to its last. `origins` are the web origins that
     CORS lets in, `*` for any. `public_url` is how people reach the server, without a
     slash at the end; `info` is what clients read of it. `https_only` tells browsers never
-    to come back without TLS. `proxies` are those whose X-Forwarded-For is believed.
+    to come back without TLS. `proxies` are those whose X-Forwarded-For is believed. Files have no deadline of
+    their own: they have to come and go at `slowest_transfer` bytes a second, or faster.
     """
 
     version: str
@@ -34,6 +37,11 @@ class RestSettings:
     origins: tuple[str, ...] = ()
     https_only: bool = False
     proxies: tuple[Network, ...] = ()
+    slowest_transfer: int = 8_192
+
+
+Variant = Literal["whole", "small", "large"]
+"""The file itself, or one of the two pictures of it."""
 
 
 class Actor(Protocol):
@@ -53,7 +61,7 @@ class Allowance(Protocol):
 
     @property
     def limit(self) -> int:
-        """How many there may be a minute."""
+        """How many there may be at once when none was used."""
 
     @property
     def remaining(self) -> int:
@@ -66,6 +74,54 @@ class Allowance(Protocol):
     @property
     def retry_after(self) -> float:
         """Seconds until the next one may come; zero where this one may."""
+
+
+class File(Protocol):
+    """A file that somebody may have. Times are when it was made, `etag` changes with its bytes."""
+
+    @property
+    def name(self) -> str:
+        """What its uploader calls it."""
+
+    @property
+    def file_type(self) -> str:
+        """Its media type."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
+    def etag(self) -> str:
+        """Without quotes."""
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was uploaded."""
+
+    def read(self, start: int, length: int) -> AsyncIterator[bytes]:
+        """So many of its bytes. Raises ChatError FILE_DAMAGED."""
+
+    async def is_still_allowed(self) -> bool:
+        """Whether whoever asked for it may still have it."""
+
+
+class Files(Protocol):
+    """What this layer asks of `gateway.file_door.FileDoor`."""
+
+    async def begin(self, actor: Any, command: CreateUpload) -> Any:
+        """Begins an upload. Raises ChatError."""
+
+    async def receive(self, upload: Any, body: AsyncIterable[bytes]) -> None:
+        """Takes the bytes of an upload that comes in one go; nothing is left of one that breaks. Raises ChatError."""
+
+    async def finish(
+        self, actor: Any, upload: Any, *, chatroom_id: UUID | None = None, sha256: bytes | None = None
+    ) -> UploadedFile:
+        """Makes a file of an upload. Raises ChatError."""
+
+    async def open(self, actor: Any, file_id: UUID, variant: Variant) -> File:
+        """A file, or a picture of it. Raises ChatError."""
 
 
 class Chat(Protocol):
@@ -83,6 +139,13 @@ class Chat(Protocol):
 
     async def take(self, key: str) -> Allowance:
         """Counts one request of a user or an address, whichever the key names, on all nodes together."""
+
+    async def take_upload(self, user_id: UUID) -> Allowance:
+        """Counts one upload of a user, on all nodes together."""
+
+    @property
+    def files(self) -> Files:
+        """Files on their way in and out."""
 
     def jwks(self) -> dict[str, Any]:
         """The public keys of access tokens, as RFC 7517 has it."""

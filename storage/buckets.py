@@ -47,11 +47,13 @@ class Taken(NamedTuple):
 
 
 class SharedBuckets:
-    """One bucket a key, each of `per_minute` and refilled evenly."""
+    """One bucket a key, each of `limit` and refilled evenly within `period` seconds."""
 
-    def __init__(self, redis: RedisClient, per_minute: int, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self, redis: RedisClient, limit: int, clock: Callable[[], float] = monotonic, period: float = 60.0
+    ) -> None:
         self._take: Callable[..., Any] = redis.register_script(_TAKE)
-        self._args = (per_minute, 60e6 / per_minute)
+        self._args = (limit, period * 1e6 / limit)
         self._clock = clock
         self._not_before: float | None = None  # while Redis has failed
         self._turns = asyncio.Semaphore(AT_ONCE)

@@ -19,9 +19,10 @@ from msgspec import Struct
 from protocol.errors import ChatError
 from protocol.events import Event
 from protocol.models import Role, User
-from storage import control
+from storage import control, files
 from storage.database import Connection
 from storage.events import CommittedEvent
+from storage.files import Status
 from storage.hints import MembersAdded
 from storage.messages import StoredMessage, stored_message
 
@@ -44,7 +45,10 @@ class RoomRow:
 
 
 class Facts(Struct):
-    """What the rules of a send may look at; read in the transaction that writes. `now` is the database's."""
+    """What the rules of a send may look at; read in the transaction that writes. `now` is the database's.
+
+    `files` are those of the send's files that its sender may send.
+    """
 
     room: RoomRow | None
     sender: User | None
@@ -52,6 +56,7 @@ class Facts(Struct):
     muted_until: datetime | None
     duplicate: StoredMessage | None
     reply_exists: bool
+    files: dict[UUID, Status]
     seq: int
     now: datetime
 
@@ -85,6 +90,11 @@ class Send(Protocol):
     @property
     def reply_to(self) -> UUID | None:
         """The message it answers."""
+        ...
+
+    @property
+    def file_ids(self) -> Sequence[UUID]:
+        """The files that stand in it."""
         ...
 
     def decide(self, facts: Facts) -> Decision:
@@ -144,6 +154,15 @@ async def _read_facts(conn: Connection, sends: list[Send]) -> list[Any]:
     )
 
 
+async def _read_files(conn: Connection, sends: list[Send]) -> list[dict[UUID, Status]]:
+    """Of each send's files, those that its sender may send."""
+    pairs = [(send.sender_id, file_id) for send in sends for file_id in send.file_ids]
+    if not pairs:
+        return [{}] * len(sends)
+    sendable = await files.lock_sendable(conn, *map(list, zip(*pairs, strict=True)))
+    return [{id: status for id in send.file_ids if (status := sendable.get((send.sender_id, id)))} for send in sends]
+
+
 async def fly_change(conn: Connection, chatroom_id: UUID, change: Change, heads: dict[UUID, int]) -> Changed:
     """Fills `heads` once something is written, so that a broken COMMIT leaves a trace to follow."""
     room = (await _lock(conn, [chatroom_id])).get(chatroom_id)
@@ -156,7 +175,8 @@ async def fly_change(conn: Connection, chatroom_id: UUID, change: Change, heads:
 async def fly_sends(conn: Connection, sends: list[Send], heads: dict[UUID, int]) -> list[Decision | Exception]:
     """The outcome of each send, in order. Fills `heads` with the seq before, where something is written."""
     rooms = await _lock(conn, list({send.chatroom_id for send in sends}))
-    outcomes = _decide(sends, rooms, await _read_facts(conn, sends))
+    sendable = await _read_files(conn, sends)
+    outcomes = _decide(sends, rooms, await _read_facts(conn, sends), sendable)
     messages = [o.message for o in outcomes if isinstance(o, Decision) and o.message is not None]
     if messages:
         await _write_messages(conn, messages)
@@ -164,14 +184,16 @@ async def fly_sends(conn: Connection, sends: list[Send], heads: dict[UUID, int])
     return outcomes
 
 
-def _decide(sends: list[Send], rooms: dict[UUID, RoomRow], rows: list[Any]) -> list[Decision | Exception]:
+def _decide(
+    sends: list[Send], rooms: dict[UUID, RoomRow], rows: list[Any], sendable: list[dict[UUID, Status]]
+) -> list[Decision | Exception]:
     """Applies each send's rules in order, numbering as it goes; a twin in the same flight is a duplicate too."""
     heads = {room.id: room.last_seq for room in rooms.values()}
     written: dict[tuple[UUID, UUID, str], StoredMessage] = {}
     outcomes: list[Decision | Exception] = []
-    for send, row in zip(sends, rows, strict=True):
+    for send, row, its_files in zip(sends, rows, sendable, strict=True):
         twin = written.get((send.chatroom_id, send.sender_id, send.client_id)) if send.client_id else None
-        facts = _facts(rooms.get(send.chatroom_id), send, row, twin, heads.get(send.chatroom_id, 0) + 1)
+        facts = _facts(rooms.get(send.chatroom_id), send, row, twin, its_files, heads.get(send.chatroom_id, 0) + 1)
         try:
             decision = send.decide(facts)
         except Exception as error:
@@ -192,7 +214,9 @@ def _refusal(error: Exception) -> ChatError:
     return ChatError("INTERNAL_ERROR")
 
 
-def _facts(room: RoomRow | None, send: Send, row: Any, twin: StoredMessage | None, seq: int) -> Facts:
+def _facts(
+    room: RoomRow | None, send: Send, row: Any, twin: StoredMessage | None, its_files: dict[UUID, Status], seq: int
+) -> Facts:
     sender = None
     if row["role"] is not None:
         sender = User(
@@ -203,7 +227,7 @@ def _facts(room: RoomRow | None, send: Send, row: Any, twin: StoredMessage | Non
         )
     if twin is None and row["id"] is not None:
         twin = stored_message(row)
-    return Facts(room, sender, row["role"], row["muted_until"], twin, row["reply_exists"], seq, row["now"])
+    return Facts(room, sender, row["role"], row["muted_until"], twin, row["reply_exists"], its_files, seq, row["now"])
 
 
 _WRITE_MESSAGES = """
@@ -240,6 +264,8 @@ async def _write_messages(conn: Connection, messages: list[StoredMessage]) -> No
         [m.sealed for m in messages],
         [m.created_at for m in messages],
     )
+    if places := [(m.chatroom_id, m.id, file_id) for m in messages for file_id in m.file_ids]:
+        await files.add_to_messages(conn, *map(list, zip(*places, strict=True)))
 
 
 async def _write_events(conn: Connection, events: Sequence[CommittedEvent]) -> None:

@@ -29,6 +29,8 @@ class StoredMessage(Struct, frozen=True, kw_only=True):
     sealed: bytes
     created_at: datetime
     edited_at: datetime | None = None
+    file_ids: tuple[UUID, ...] = ()
+    """Of a new message; what stands in an old one is in its body."""
 
 
 COLUMNS = (
@@ -69,6 +71,7 @@ def open_message(stored: StoredMessage, sender: User, key: RoomKey) -> Message:
         display_name=sender.display_name,
         avatar_url=sender.avatar_url,
         content=body.content,
+        attachments=body.attachments,
         message_type=stored.message_type,
         reply_to=stored.reply_to,
         created_at=stored.created_at,

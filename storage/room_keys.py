@@ -10,7 +10,7 @@ import msgspec
 
 from crypto.sealing import MasterKeys, new_key, seal, unseal
 from protocol.errors import ChatError
-from protocol.models import Content
+from protocol.models import Attachment, Content
 from storage.database import Connection, Database, take_as_long_as_it_takes
 
 CACHED_ROOMS = 20_000
@@ -21,6 +21,7 @@ class MessageBody(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is sealed of a message. Later fields get defaults, so that old rows still open."""
 
     content: Content
+    attachments: tuple[Attachment, ...] = ()
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -53,6 +53,8 @@ NEEDED: dict[type[Command], Scope | Literal["any", "person"]] = {
     commands.PutDeviceKey: "write",
     commands.DeleteDeviceKey: "write",
     commands.PutChatroomKeys: "write",
+    commands.GetFile: "read",
+    commands.CreateUpload: "write",
     commands.SendMessage: "write",
     commands.TypingStart: "write",
     commands.TypingStop: "write",

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from math import ceil
 from typing import Any
 from uuid import UUID
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from uuid_utils.compat import uuid7
 
+from gateway.actions.files import attachment
 from gateway.actions.moderation import check_not_muted
 from gateway.actor import Actor
 from gateway.services import Services
 from protocol.commands import FetchMessages, MessageRead, SendMessage
 from protocol.errors import ChatError
 from protocol.events import MessageReceived, MessageSent, MessagesFetched, ReadPosition, ReadReceipt
-from protocol.models import Content, Message, Pagination
+from protocol.models import Attachment, Content, Message, Pagination
 from storage import messages, rooms
 from storage.database import Connection
 from storage.events import CommittedEvent
+from storage.files import StoredFile
 from storage.flights import Decision, Facts, RoomRow
 from storage.messages import StoredMessage
 from storage.room_keys import MessageBody, RoomKey
@@ -27,10 +30,11 @@ from storage.room_keys import MessageBody, RoomKey
 # --- rules -----------------------------------------------------------------------------------
 
 
-def check_length(content: Content, limit: int) -> None:
-    """Text and encrypted data may have `limit` bytes of UTF-8."""
+def check_length(command: SendMessage, limit: int) -> None:
+    """Text and encrypted data may have `limit` bytes of UTF-8. A file needs no words."""
+    content = command.content
     text = content if isinstance(content, str) else content.encrypted_data
-    if not text:
+    if not text and not command.attachments:
         raise ChatError("VALIDATION_INVALID_VALUE", "A message needs content.", details={"field": "content"})
     if len(text) * 4 > limit and len(text.encode()) > limit:
         raise ChatError("MESSAGE_TOO_LONG", f"A message may have {limit} bytes.", details={"limit": limit})
@@ -46,6 +50,15 @@ def check_may_send(facts: Facts, content: Content) -> None:
     check_key_version(facts.room, content)
     if not facts.reply_exists:
         raise ChatError("MESSAGE_NOT_FOUND", "There is no such message to reply to.", details={"field": "reply_to"})
+
+
+def check_files(facts: Facts, file_ids: Sequence[UUID]) -> None:
+    """Who sends a file may have it: it is theirs, or they have it from a chatroom that they are in."""
+    for file_id in file_ids:
+        status = facts.files.get(file_id)
+        if status is None or status == "rejected":
+            code = "FILE_NOT_FOUND" if status is None else "FILE_REJECTED"
+            raise ChatError(code, details={"field": "attachments", "file_id": file_id})
 
 
 def check_key_version(room: RoomRow, content: Content) -> None:
@@ -65,6 +78,7 @@ class Sending(Struct, frozen=True):
     command: SendMessage
     sender_id: UUID
     key: RoomKey
+    files: Sequence[StoredFile]
 
     @property
     def chatroom_id(self) -> UUID:
@@ -81,10 +95,16 @@ class Sending(Struct, frozen=True):
         """The message it answers."""
         return self.command.reply_to
 
+    @property
+    def file_ids(self) -> Sequence[UUID]:
+        """The files that stand in it."""
+        return [file.id for file in self.files]
+
     def decide(self, facts: Facts) -> Decision:
         """The rules first; then the message of an earlier try, or a new one."""
         if facts.duplicate is None:
             check_may_send(facts, self.command.content)
+            check_files(facts, self.file_ids)
             return self._write(facts)
         if facts.role is None or facts.sender is None:
             raise ChatError("CHATROOM_NOT_FOUND")
@@ -92,7 +112,8 @@ class Sending(Struct, frozen=True):
         return Decision(MessageSent(message=first, client_id=self.client_id, duplicate=True))
 
     def _write(self, facts: Facts) -> Decision:
-        stored = self._seal(facts)
+        attachments = self._attachments(facts)
+        stored = self._seal(facts, attachments)
         assert facts.sender is not None
         message = Message(
             id=stored.id,
@@ -106,14 +127,21 @@ class Sending(Struct, frozen=True):
             message_type=stored.message_type,
             reply_to=stored.reply_to,
             created_at=stored.created_at,
+            attachments=attachments,
         )
         event = CommittedEvent(stored.chatroom_id, stored.seq, "message_received", MessageReceived(message=message))
         return Decision(MessageSent(message=message, client_id=self.client_id), stored, event)
 
-    def _seal(self, facts: Facts) -> StoredMessage:
+    def _attachments(self, facts: Facts) -> tuple[Attachment, ...]:
+        return tuple(
+            attachment(structs.replace(file, status=facts.files[file.id]), reference)
+            for file, reference in zip(self.files, self.command.attachments, strict=True)
+        )
+
+    def _seal(self, facts: Facts, attachments: tuple[Attachment, ...]) -> StoredMessage:
         command = self.command
         id = uuid7()
-        version, nonce, sealed = self.key.seal(id, self.sender_id, MessageBody(command.content))
+        version, nonce, sealed = self.key.seal(id, self.sender_id, MessageBody(command.content, attachments))
         return StoredMessage(
             chatroom_id=command.chatroom_id,
             seq=facts.seq,
@@ -126,6 +154,7 @@ class Sending(Struct, frozen=True):
             nonce=nonce,
             sealed=sealed,
             created_at=_time_of(id),
+            file_ids=tuple(self.file_ids),
         )
 
 
@@ -136,9 +165,10 @@ def _time_of(id: UUID) -> datetime:
 
 def begin_send(services: Services, actor: Actor, command: SendMessage) -> Sending | None:
     """The send, ready for the journal; None while the chatroom's key is not at hand."""
-    check_length(command.content, services.config.limit_text)
+    check_length(command, services.config.limit_text)
     key = services.room_keys.cached(command.chatroom_id)
-    return Sending(command, actor.user.id, key) if key else None
+    files = services.files.known([reference.id for reference in command.attachments])
+    return None if key is None or files is None else Sending(command, actor.user.id, key, files)
 
 
 # --- reading ---------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ from gateway.config import Config
 from gateway.connection import Connection as Client
 from gateway.door import Door
 from gateway.fence import Open
+from gateway.files.store import FileStore
+from gateway.files.types import Types
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.nodes import Nodes
@@ -39,6 +41,7 @@ from protocol.codec import JSON
 from protocol.commands import CreateChatroom, Register, SendMessage
 from protocol.errors import CloseCode
 from protocol.events import UNCOUNTED_EVENTS
+from storage.blobs import Directory
 from storage.bus import LocalBus
 from storage.database import Connection, Database
 from storage.journal import Journal
@@ -127,6 +130,9 @@ class Node:
             refresh_tokens=RefreshTokens(keys.refresh_secret),
             metrics=metrics,
             rates=Rates(10**6, time.monotonic),
+            uploads=Rates(10**6, time.monotonic),
+            files=FileStore(write, Directory(config.blob_directory), MasterKeys(keys.master)),
+            types=Types(),
         )
         self.chat = Chat(self.services)
         self.door = Door(config, self.hub, self.chat, read, self.wheel, presence, metrics, bus, tokens, Open())

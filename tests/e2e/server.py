@@ -25,6 +25,7 @@ GENEROUS = {
     "PARLEY_LIMIT_CONNECTIONS": "100000",
     "PARLEY_LIMIT_UNAUTHENTICATED": "100000",
     "PARLEY_LIMIT_PASSWORD_QUEUE": "10000",
+    "PARLEY_LIMIT_UPLOADS": "1000000",
     "PARLEY_DRAIN": "0.2",
 }
 """Limits out of the way, for tests that are about something else."""

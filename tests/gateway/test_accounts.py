@@ -81,6 +81,9 @@ async def services(db: Database, hub: NodesStandIn) -> AsyncIterator[Services]:
         refresh_tokens=RefreshTokens(bytes(32)),
         metrics=cast(Any, None),
         rates=cast(Any, None),
+        uploads=cast(Any, None),
+        files=cast(Any, None),
+        types=cast(Any, None),
     )
     passwords.close()
 

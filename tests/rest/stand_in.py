@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from msgspec import Struct
@@ -18,6 +18,7 @@ from protocol import models as m
 from protocol.commands import Command
 from protocol.discovery import LimitsInfo, NoiseInfo, ServerInfo
 from protocol.errors import ChatError
+from rest.settings import Files
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 ADA = m.User(id=UUID(int=1), username="ada", display_name="Ada")
@@ -149,6 +150,16 @@ RESULTS: dict[type[Command], Struct | None] = {
     c.GetChatroomKeys: e.ChatroomKeysFetched(
         chatroom_id=ROOM_ID, key_version=0, min_key_version=1, rotation_needed=False, keys=(), more=False, devices=()
     ),
+    c.CreateUpload: e.UploadStarted(fid=UUID(int=9)),
+    c.GetFile: m.UploadedFile(
+        id=UUID(int=9),
+        filename="a.txt",
+        file_type="text/plain",
+        file_size=1,
+        encrypted_url=f"/files/{UUID(int=9)}",
+        sha256="00",
+        upload_date=NOW,
+    ),
     c.MessageRead: e.ReadPosition(chatroom_id=ROOM_ID, last_read_seq=2, unread_count=0),
 }
 
@@ -195,6 +206,15 @@ class StandInChat:
     async def take(self, key: str) -> Allowance:
         """As on one node."""
         return self.rates.take_here(key)
+
+    async def take_upload(self, user_id: UUID) -> Allowance:
+        """As on one node."""
+        return self.rates.take_here(f"uploads:{user_id}")
+
+    @property
+    def files(self) -> Files:
+        """None here: they have tests of their own, against a real server."""
+        return cast("Files", None)
 
     def jwks(self) -> dict[str, Any]:
         """A set without keys."""

@@ -46,7 +46,7 @@ def test_ids_in_the_path_are_not_asked_for_again() -> None:
     """A body has the fields of its command but those that the path gives."""
     send = operation("post", "/chatrooms/{chatroom_id}/messages")
     schema = send["requestBody"]["content"]["application/json"]["schema"]
-    assert set(schema["properties"]) == {"content", "message_type", "reply_to", "client_id"}
+    assert set(schema["properties"]) == {"content", "message_type", "reply_to", "client_id", "attachments"}
     assert schema["required"] == ["content"]
     assert [(p["name"], p["in"], p["required"]) for p in send["parameters"]] == [("chatroom_id", "path", True)]
 

@@ -131,6 +131,8 @@ CASES: list[tuple[str, str, Any, int, Command]] = [
             is_new=True,
         ),
     ),
+    ("POST", "/files", {"filename": "a.txt"}, 201, c.CreateUpload(filename="a.txt")),
+    ("GET", f"/files/{U}/info", None, 200, c.GetFile(file_id=UUID(U))),
     ("POST", f"/chatrooms/{R}/read", {"seq": 2}, 200, c.MessageRead(chatroom_id=ROOM_ID, seq=2)),
 ]
 

@@ -32,6 +32,7 @@ class Entry:
     client_id: str | None = None
     reply_to: UUID | None = None
     refuse: Exception | None = None
+    file_ids: tuple[UUID, ...] = ()
     nonce: bytes | None = b"n" * 24
     facts: list[Facts] = field(default_factory=list)
 

@@ -1,0 +1,237 @@
+"""Uploading files, sending them, and having them: rules first, then use-cases."""
+
+from __future__ import annotations
+
+import hmac
+import re
+import unicodedata
+from collections.abc import AsyncIterable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from uuid import UUID
+
+from msgspec import structs
+from uuid_utils.compat import uuid4
+
+from crypto.sealing import new_key
+from gateway.actions import bots
+from gateway.actor import Actor
+from gateway.config import Config
+from gateway.files.reading import Reading
+from gateway.files.store import Upload
+from gateway.files.types import HEAD, kind_of
+from gateway.services import Services
+from protocol.commands import CreateUpload, GetFile
+from protocol.errors import ChatError
+from protocol.events import UploadStarted
+from protocol.models import Attachment, FileReference, UploadedFile
+from storage import files, rooms
+from storage.database import Connection
+from storage.files import Description, StoredFile, Usage, Variant
+
+NAME_BYTES = 255
+"""Bytes of UTF-8 in a file's name: what file systems take."""
+
+_UNSEEN = re.compile("[\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+"""Characters that are drawn as nothing, or turn the others around: `exe.gpj` could be shown as `jpg.exe`."""
+
+# --- rules -----------------------------------------------------------------------------------
+
+
+def clean_name(name: str) -> str:
+    """The last step of a path, as browsers send some (RFC 7578, 4.2). Raises ChatError for what no name has."""
+    last = unicodedata.normalize("NFC", re.split(r"[/\\]", name)[-1]).strip()
+    if any(unicodedata.category(char) in ("Cc", "Cs") for char in name) or _UNSEEN.search(name):
+        message = "A file's name has no control characters, and none that cannot be seen."
+        raise ChatError("VALIDATION_INVALID_VALUE", message, details={"field": "filename"})
+    if last in ("", ".", ".."):
+        raise ChatError("VALIDATION_INVALID_VALUE", "A file needs a name.", details={"field": "filename"})
+    if len(last.encode()) > NAME_BYTES:
+        details = {"field": "filename", "limit": NAME_BYTES}
+        raise ChatError("VALIDATION_LENGTH_EXCEEDED", f"A name may have {NAME_BYTES} bytes.", details=details)
+    return last
+
+
+def most_bytes(config: Config) -> int:
+    """How large a file may be before its type is known."""
+    return max(config.limit_file, config.limit_image, config.limit_media)
+
+
+def check_size(size: int, limit: int) -> None:
+    """A file may have so many bytes."""
+    if size > limit:
+        raise ChatError("FILE_TOO_LARGE", details={"limit": limit})
+
+
+def check_size_of_type(config: Config, size: int, file_type: str) -> None:
+    """Pictures, sounds and films, and everything else have limits of their own."""
+    check_size(size, getattr(config, f"limit_{kind_of(file_type)}"))
+
+
+def check_complete(upload: Upload) -> None:
+    """What was announced is what is there."""
+    if upload.file.size and upload.received != upload.file.size:
+        details = {"announced": upload.file.size, "received": upload.received}
+        raise ChatError("FILE_UPLOAD_FAILED", "The file is shorter than announced.", details=details)
+
+
+def check_digest(announced: bytes | None, digest: bytes) -> None:
+    """A client that says which SHA-256 its file has gets what it said."""
+    if announced is not None and not hmac.compare_digest(announced, digest):
+        raise ChatError("FILE_UPLOAD_FAILED", "The file has another SHA-256 than announced.")
+
+
+def check_quota(config: Config, used: Usage, size: int) -> None:
+    """All files of a user, and all of a chatroom, have so much room together."""
+    for whose, taken, limit in (
+        ("user", used.user, config.limit_user_files),
+        ("chatroom", used.chatroom, config.limit_chatroom_files),
+    ):
+        if taken + size > limit:
+            raise ChatError("FILE_QUOTA_EXCEEDED", details={"whose": whose, "used": taken, "limit": limit})
+
+
+def check_status(file: StoredFile) -> None:
+    """Only what was found harmless is handed out."""
+    if file.status == "scanning":
+        raise ChatError("FILE_NOT_READY", retry_after=1.0)
+    if file.status == "rejected":
+        raise ChatError("FILE_REJECTED")
+
+
+# --- uploading -------------------------------------------------------------------------------
+
+
+async def begin_upload(services: Services, actor: Actor, command: CreateUpload) -> Upload:
+    """Makes room for a file. Raises ChatError FILE_TOO_LARGE, FILE_QUOTA_EXCEEDED, CHATROOM_NOT_FOUND and others."""
+    bots.check_scope(actor, command)
+    config = services.config
+    size = command.file_size or 0
+    check_size(size, most_bytes(config))
+    life = command.expires_in
+    file = StoredFile(
+        id=uuid4(),
+        uploader_id=actor.user.id,
+        chatroom_id=command.chatroom_id,
+        purpose="file",
+        status="uploading",
+        size=size,
+        received=0,
+        key=new_key(),
+        description=Description(name=clean_name(command.filename), encrypted=command.encrypted),
+        created_at=datetime.now(UTC),
+        updated_at=datetime.now(UTC),
+        expires_at=datetime.now(UTC) + timedelta(seconds=life) if life else None,
+    )
+    async with services.database.transaction() as conn:
+        await _check_room(conn, actor, file.chatroom_id)
+        check_quota(config, await files.lock_usage(conn, actor.user.id, file.chatroom_id, file.id), size)
+        return await services.files.begin(conn, file)
+
+
+async def create_upload(services: Services, actor: Actor, command: CreateUpload) -> UploadStarted:
+    """Begins an upload whose bytes come by requests of their own."""
+    upload = await begin_upload(services, actor, command)
+    return UploadStarted(fid=upload.file.id)
+
+
+async def _check_room(conn: Connection, actor: Actor, chatroom_id: UUID | None) -> None:
+    if chatroom_id is not None and await rooms.role_of(conn, chatroom_id, actor.user.id) is None:
+        raise ChatError("CHATROOM_NOT_FOUND")
+
+
+async def receive(services: Services, upload: Upload, body: AsyncIterable[bytes], *, resumable: bool) -> None:
+    """Takes bytes. Raises ChatError FILE_TOO_LARGE, and what `body` raises."""
+    await services.files.receive(upload, body, upload.file.size or most_bytes(services.config), resumable=resumable)
+
+
+async def finish_upload(
+    services: Services, actor: Actor, upload: Upload, *, chatroom_id: UUID | None = None, sha256: bytes | None = None
+) -> UploadedFile:
+    """Makes a file of what was received; once more is the same file. What is refused for good is dropped.
+
+    Raises ChatError FILE_UPLOAD_FAILED, FILE_TOO_LARGE, FILE_QUOTA_EXCEEDED, CHATROOM_NOT_FOUND.
+    """
+    if upload.file.status != "uploading":
+        return uploaded_file(upload.file)
+    try:
+        return await _finish(services, actor, upload, chatroom_id or upload.file.chatroom_id, sha256)
+    except ChatError as error:
+        if not error.kind.retryable:
+            await services.files.abandon([upload.file.id])
+        raise
+
+
+async def _finish(
+    services: Services, actor: Actor, upload: Upload, chatroom_id: UUID | None, sha256: bytes | None
+) -> UploadedFile:
+    check_complete(upload)
+    digest = await services.files.digest(upload)
+    check_digest(sha256, digest)
+    description = structs.replace(
+        upload.file.description, sha256=digest, parts=tuple(part.size for part in upload.parts)
+    )
+    if not description.encrypted:
+        head = await services.files.head(upload, HEAD)
+        file_type = await services.files.blobs.run(partial(services.types.of, head))
+        check_size_of_type(services.config, upload.received, file_type)
+        description = structs.replace(description, file_type=file_type)
+    file = structs.replace(
+        upload.file, status="ready", size=upload.received, chatroom_id=chatroom_id, description=description
+    )
+    async with services.database.transaction() as conn:
+        await _check_room(conn, actor, chatroom_id)
+        check_quota(services.config, await files.lock_usage(conn, actor.user.id, chatroom_id, file.id), file.size)
+        if not await files.finish(conn, file):
+            raise files.not_found()
+    return uploaded_file(file)
+
+
+# --- having ----------------------------------------------------------------------------------
+
+
+async def get_file(services: Services, actor: Actor, command: GetFile) -> UploadedFile:
+    """What is known of a file."""
+    return uploaded_file(await services.files.seen(actor.user.id, command.file_id))
+
+
+async def open_file(services: Services, actor: Actor, file_id: UUID, variant: Variant) -> tuple[StoredFile, Reading]:
+    """A file's bytes. Raises ChatError FILE_NOT_FOUND, FILE_NOT_READY, FILE_REJECTED."""
+    bots.check_scope(actor, GetFile(file_id=file_id))
+    file = await services.files.seen(actor.user.id, file_id)
+    check_status(file)
+    return file, await services.files.open(file, variant)
+
+
+# --- as clients see them ---------------------------------------------------------------------
+
+
+def attachment(file: StoredFile, reference: FileReference) -> Attachment:
+    """A file as it stands in a message."""
+    shown = uploaded_file(file)
+    fields = {name: getattr(shown, name) for name in Attachment.__struct_fields__}
+    return Attachment(**fields | {"encrypted": reference.encrypted})
+
+
+def uploaded_file(file: StoredFile) -> UploadedFile:
+    """A file as its uploader sees it."""
+    known = file.description
+    url = f"/files/{file.id}"
+    assert file.status != "uploading"
+    return UploadedFile(
+        id=file.id,
+        filename=known.name,
+        file_type=known.file_type,
+        file_size=file.size,
+        encrypted_url=url,
+        thumbnail_url=None if known.small is None else f"{url}/thumbnail",
+        preview_url=None if known.large is None else f"{url}/preview",
+        width=known.width,
+        height=known.height,
+        blurhash=known.blurhash,
+        preview_refused=known.refused,
+        status=file.status,
+        sha256=known.sha256.hex(),
+        upload_date=file.created_at,
+        expires_at=file.expires_at,
+    )

@@ -1,0 +1,107 @@
+"""The way in and out for the bytes of files, which are too many for a command and its answer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterable, AsyncIterator
+from datetime import datetime
+from uuid import UUID
+
+from crypto.sealing import SealBroken
+from gateway.actions import files
+from gateway.actor import Actor
+from gateway.files.reading import Reading
+from gateway.files.store import Upload
+from gateway.services import Services
+from protocol.commands import CreateUpload
+from protocol.errors import ChatError
+from protocol.models import UploadedFile
+from storage.blobs import BlobMissing
+from storage.files import StoredFile, Variant
+
+log = logging.getLogger(__name__)
+
+
+class OpenFile:
+    """A file, or a picture of it, that somebody may have."""
+
+    def __init__(self, services: Services, actor: Actor, file: StoredFile, reading: Reading, variant: Variant) -> None:
+        self._services = services
+        self._actor = actor
+        self._file = file
+        self._reading = reading
+        self._variant = variant
+
+    @property
+    def name(self) -> str:
+        """What its uploader calls it."""
+        return self._file.description.name
+
+    @property
+    def file_type(self) -> str:
+        """Its media type, as its bytes say."""
+        return self._file.description.file_type
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self._reading.size
+
+    @property
+    def etag(self) -> str:
+        """Its own SHA-256, and which picture of it."""
+        digest = self._file.description.sha256.hex()
+        return digest if self._variant == "whole" else f"{digest}-{self._variant}"
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was uploaded."""
+        return self._file.created_at
+
+    async def read(self, start: int, length: int) -> AsyncIterator[bytes]:
+        """So many of its bytes. Raises ChatError FILE_DAMAGED, rather than give wrong ones."""
+        try:
+            async for piece in self._reading.read(start, length):
+                yield piece
+        except (SealBroken, BlobMissing) as error:
+            log.error("a file is damaged", extra={"file_id": str(self._file.id), "reason": str(error)})
+            raise ChatError("FILE_DAMAGED") from error
+
+    async def is_still_allowed(self) -> bool:
+        """Whether whoever asked for it may still have it."""
+        actor = self._actor
+        return await self._services.files.is_seen(actor.user.id, actor.sign_in_id, self._file.id)
+
+
+class FileDoor:
+    """Uploads and downloads."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def begin(self, actor: Actor, command: CreateUpload) -> Upload:
+        """Begins an upload. Raises ChatError."""
+        return await files.begin_upload(self._services, actor, command)
+
+    async def receive(self, upload: Upload, body: AsyncIterable[bytes]) -> None:
+        """Takes the bytes of an upload that comes in one go; nothing is left of one that breaks. Raises ChatError."""
+        try:
+            await files.receive(self._services, upload, body, resumable=False)
+        except BaseException:
+            await self._services.files.abandon([upload.file.id])
+            raise
+
+    async def finish(
+        self, actor: Actor, upload: Upload, *, chatroom_id: UUID | None = None, sha256: bytes | None = None
+    ) -> UploadedFile:
+        """Makes a file of an upload. Raises ChatError."""
+        return await files.finish_upload(self._services, actor, upload, chatroom_id=chatroom_id, sha256=sha256)
+
+    async def open(self, actor: Actor, file_id: UUID, variant: Variant) -> OpenFile:
+        """A file, or a picture of it. Raises ChatError."""
+        try:
+            file, reading = await files.open_file(self._services, actor, file_id, variant)
+        except SealBroken as error:
+            log.error("a file is damaged", extra={"file_id": str(file_id), "reason": str(error)})
+            raise ChatError("FILE_DAMAGED") from error
+        return OpenFile(self._services, actor, file, reading, variant)

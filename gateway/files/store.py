@@ -1,0 +1,219 @@
+"""The files of one Parley: bytes come in part by part, sealed at once, and are never in memory as a whole."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from functools import partial
+from hashlib import sha256
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from uuid_utils.compat import uuid4
+
+from crypto.file_sealing import PartSeal
+from crypto.sealing import MasterKeys, SealBroken
+from gateway.files.parts import PartWriter, write_part
+from gateway.files.reading import Reading
+from protocol.errors import ChatError
+from storage import files
+from storage.blobs import Blobs
+from storage.database import Connection, Database
+from storage.files import Part, StoredFile, Variant
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+PART = 64 * 1024 * 1024
+"""Bytes after which a part is kept and the next one begins: what a killed process loses of a long upload at most."""
+
+BATCH = 256 * 1024
+"""Bytes that are handed to a thread together."""
+
+CACHED = 4_096
+"""Descriptions of files that are remembered; about a kilobyte each."""
+
+
+class Upload:
+    """A file on its way in. `digest` is known while all of its bytes came through here."""
+
+    def __init__(self, file: StoredFile, parts: Sequence[Part], digest: _Hash | None) -> None:
+        self.file = file
+        self.parts = list(parts)
+        self.digest = digest
+
+    @property
+    def received(self) -> int:
+        """Bytes that are kept."""
+        return sum(part.size for part in self.parts)
+
+
+class FileStore:
+    """Uploads and files, where rows and blobs meet: blobs are kept before rows name them, and go after them."""
+
+    def __init__(self, database: Database, blobs: Blobs, master: MasterKeys) -> None:
+        self.blobs = blobs
+        self._database = database
+        self._master = master
+        self._known: OrderedDict[UUID, StoredFile] = OrderedDict()
+
+    def replace(self, master: MasterKeys) -> None:
+        """Takes rotated master keys."""
+        self._master = master
+
+    # --- in --------------------------------------------------------------------------------------
+
+    async def begin(self, conn: Connection, file: StoredFile) -> Upload:
+        """Starts an upload, in the transaction in which the rules were looked at."""
+        await files.begin(conn, file, self._master)
+        return Upload(file, (), sha256())
+
+    async def upload_of(self, user_id: UUID, file_id: UUID) -> Upload:
+        """An upload of this user's, or a file that it came to. Raises ChatError FILE_NOT_FOUND."""
+        async with self._database.acquire() as conn:
+            file = await files.find_own(conn, self._master, file_id, user_id)
+            if file is None:
+                raise files.not_found()
+            return Upload(file, await files.parts_of(conn, file_id, "whole"), None)
+
+    async def receive(self, upload: Upload, body: AsyncIterable[bytes], most: int, *, resumable: bool) -> None:
+        """Takes bytes behind those that are there, `most` in all.
+
+        Raises ChatError FILE_TOO_LARGE, UPLOAD_OFFSET_MISMATCH where others write too, and what `body` raises. Of a
+        `resumable` upload, what came before an error is kept.
+        """
+        writer: PartWriter | None = None
+        size = upload.received
+        try:
+            async for batch in _batches(body):
+                size += sum(map(len, batch))
+                if size > most:
+                    raise ChatError("FILE_TOO_LARGE", details={"limit": most})
+                if writer is None:
+                    writer = await self._next_writer(upload)
+                await self.blobs.run(partial(writer.write, batch))
+                if writer.size >= PART:
+                    full, writer = writer, None
+                    await self._keep(upload, full)
+        except BaseException:
+            if writer is not None:
+                await self._keep_or_drop(upload, writer, keep=resumable)
+            raise
+        if writer is not None:
+            await self._keep(upload, writer)
+
+    async def _next_writer(self, upload: Upload) -> PartWriter:
+        seal = PartSeal(upload.file.key, upload.file.id, "whole", len(upload.parts))
+        return await self.blobs.run(partial(PartWriter, self.blobs.spool(), seal, upload.digest))
+
+    async def _keep_or_drop(self, upload: Upload, writer: PartWriter, *, keep: bool) -> None:
+        if keep and writer.size and not writer.failed:
+            await self._keep(upload, writer)
+        else:
+            await self.blobs.run(writer.drop)
+
+    async def _keep(self, upload: Upload, writer: PartWriter) -> None:
+        part = Part(len(upload.parts), uuid4(), writer.size)
+        try:
+            await self.blobs.run(writer.close)
+        except BaseException:
+            await self.blobs.run(writer.drop)
+            raise
+        await self.blobs.keep(part.blob_id, writer.path)
+        async with self._database.transaction() as conn:
+            added = await files.append_part(conn, upload.file.id, part, upload.received)
+        if not added:
+            await self.blobs.delete([part.blob_id])
+            raise ChatError("UPLOAD_OFFSET_MISMATCH")
+        upload.parts.append(part)
+
+    async def digest(self, upload: Upload) -> bytes:
+        """SHA-256 (FIPS 180-4) of what was received. What came by several requests is read once more for it."""
+        if upload.digest is None:
+            digest = sha256()
+            async for piece in self._reading(upload.file, "whole", upload.parts).read(0, upload.received):
+                await self.blobs.run(partial(digest.update, piece))
+            upload.digest = digest
+        return upload.digest.digest()
+
+    async def head(self, upload: Upload, length: int) -> bytes:
+        """The first bytes of what was received."""
+        reading = self._reading(upload.file, "whole", upload.parts)
+        return b"".join([piece async for piece in reading.read(0, min(length, reading.size))])
+
+    async def keep_picture(self, file: StoredFile, variant: Variant, data: bytes) -> Part:
+        """Keeps a picture of a file; a row has to name it then."""
+        part, path = Part(0, uuid4(), len(data)), self.blobs.spool()
+        await self.blobs.run(partial(write_part, path, PartSeal(file.key, file.id, variant, 0), data))
+        await self.blobs.keep(part.blob_id, path)
+        return part
+
+    async def abandon(self, file_ids: Sequence[UUID]) -> None:
+        """Drops uploads and files that stand in no message: their rows, then their blobs."""
+        async with self._database.transaction() as conn:
+            blobs = await files.remove(conn, file_ids)
+        for file_id in file_ids:
+            self._known.pop(file_id, None)
+        await self.blobs.delete(blobs)
+
+    # --- out -------------------------------------------------------------------------------------
+
+    async def seen(self, user_id: UUID, file_id: UUID) -> StoredFile:
+        """A file that this user may have, whatever its status. Raises ChatError FILE_NOT_FOUND."""
+        async with self._database.acquire() as conn:
+            file = await files.find_seen(conn, self._master, file_id, user_id)
+        if file is None:
+            raise files.not_found()
+        return file
+
+    async def is_seen(self, user_id: UUID, sign_in_id: UUID, file_id: UUID) -> bool:
+        """Whether they still may."""
+        async with self._database.acquire() as conn:
+            return await files.is_seen(conn, file_id, user_id, sign_in_id)
+
+    async def open(self, file: StoredFile, variant: Variant = "whole") -> Reading:
+        """What is in a file, or in a picture of it. Raises ChatError FILE_NOT_FOUND where there is no such picture."""
+        async with self._database.acquire() as conn:
+            parts = await files.parts_of(conn, file.id, variant)
+        expected = file.description.parts if variant == "whole" else (getattr(file.description, variant),)
+        if variant != "whole" and not parts:
+            raise files.not_found()
+        if tuple(part.size for part in parts) != expected:
+            raise SealBroken(f"parts of file {file.id} are missing, or too many")
+        return self._reading(file, variant, parts)
+
+    def _reading(self, file: StoredFile, variant: Variant, parts: Sequence[Part]) -> Reading:
+        return Reading(self.blobs, file, variant, parts)
+
+    # --- in messages -----------------------------------------------------------------------------
+
+    def known(self, file_ids: Iterable[UUID]) -> list[StoredFile] | None:
+        """Files that are remembered, in this order; None when one of them is not."""
+        found = [self._known.get(file_id) for file_id in file_ids]
+        return None if None in found else found  # type: ignore[return-value]
+
+    async def remember(self, file_ids: Sequence[UUID]) -> None:
+        """Makes files known, whoever may have them. Raises ChatError FILE_NOT_FOUND."""
+        if self.known(file_ids) is not None:
+            return
+        async with self._database.acquire() as conn:
+            found = {file.id: file for file in await files.by_ids(conn, self._master, file_ids)}
+        if not found.keys() >= set(file_ids):
+            raise files.not_found()
+        self._known |= found
+        while len(self._known) > CACHED:
+            self._known.popitem(last=False)
+
+
+async def _batches(body: AsyncIterable[bytes]) -> AsyncIterator[list[bytes]]:
+    """What a body brings, in batches that are worth a thread's while."""
+    batch: list[bytes] = []
+    size = 0
+    async for piece in body:
+        batch.append(piece)
+        size += len(piece)
+        if size >= BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,39 @@
+"""Who asks: every request is admitted as somebody, or as an address, and counted."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from protocol.errors import ChatError
+from rest.charges import Charges
+from rest.requests import bearer
+from rest.settings import Actor, Chat
+
+
+class Admission:
+    """Lets requests in."""
+
+    def __init__(self, chat: Chat, charges: Charges) -> None:
+        self._chat = chat
+        self._charges = charges
+
+    async def signed(self, request: web.Request) -> Actor:
+        """Whose token the request brings. Raises ChatError."""
+        try:
+            actor = await self._chat.authenticate(bearer(request))
+        except ChatError:
+            # Guessing at tokens is counted too, where it comes from.
+            await self._charges.address(request)
+            raise
+        await self._charges.user(request, actor.user.id)
+        return actor
+
+    async def unsigned(self, request: web.Request) -> None:
+        """A request that needs no token. Raises ChatError RATE_LIMIT_EXCEEDED."""
+        await self._charges.address(request)
+
+    async def uploader(self, request: web.Request) -> Actor:
+        """Who uploads, which is counted beside requests. Raises ChatError."""
+        actor = await self.signed(request)
+        await self._charges.upload(request, actor.user.id)
+        return actor

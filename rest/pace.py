@@ -1,0 +1,53 @@
+"""How slow the other end may be: a transfer has a total deadline that grows with every byte that moves."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable
+from typing import TypeVar
+
+from protocol.errors import ChatError
+
+T = TypeVar("T")
+
+GRACE = 20.0
+"""Seconds of waiting that any transfer may take beyond what its bytes do."""
+
+
+class Pace:
+    """What a transfer has waited for its client, and may. Time that we ourselves take does not count."""
+
+    def __init__(self, slowest: int) -> None:
+        self._slowest = slowest
+        self._left = GRACE
+
+    async def wait(self, awaitable: Awaitable[T]) -> T:
+        """Waits for the client. Raises TimeoutError when it has taken too long in all."""
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(self._left):
+                return await awaitable
+        finally:
+            self._left -= time.monotonic() - began
+
+    def moved(self, size: int) -> None:
+        """So many bytes have come or gone."""
+        self._left += size / self._slowest
+
+
+async def paced(body: AsyncIterable[bytes], slowest: int) -> AsyncIterator[bytes]:
+    """A request's body. Raises ChatError REQUEST_TIMEOUT when it comes more slowly than `slowest` bytes a second."""
+    pace = Pace(slowest)
+    pieces = aiter(body)
+    while True:
+        try:
+            piece = await pace.wait(anext(pieces))
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise ChatError("REQUEST_TIMEOUT", "The file came too slowly.") from None
+        except ConnectionError:
+            raise ChatError("REQUEST_TIMEOUT", "The connection ended before the file did.") from None
+        pace.moved(len(piece))
+        yield piece
