@@ -21,6 +21,8 @@ from gateway.cluster import Cluster, join
 from gateway.config import Config, ConfigError
 from gateway.door import Door
 from gateway.drain import drain
+from gateway.files.collector import Collector
+from gateway.files.place import open_blobs
 from gateway.files.store import FileStore
 from gateway.files.types import Types
 from gateway.front_door import FrontDoor
@@ -48,7 +50,7 @@ from rest.app import make_app
 from rest.server import HttpServer
 from rest.settings import ReadMetrics, RestSettings
 from storage import files
-from storage.blobs import Blobs, Directory
+from storage.blobs import Blobs
 from storage.database import Database, migrate
 from storage.embedded import database_url
 from storage.journal import Journal
@@ -97,17 +99,8 @@ async def _run(
     config: Config, database: Database, keys: Keys, master: MasterKeys, tls: Tls | None, worker: Worker | None
 ) -> None:
     metrics = Metrics()
-    async with join(config, keys, metrics) as cluster, _blobs(config) as blobs:
+    async with join(config, keys, metrics) as cluster, open_blobs(config) as blobs:
         await _run_node(config, database, blobs, keys, master, tls, metrics, cluster, worker)
-
-
-@contextlib.asynccontextmanager
-async def _blobs(config: Config) -> AsyncIterator[Blobs]:
-    blobs = Directory(config.blob_directory)
-    try:
-        yield blobs
-    finally:
-        await blobs.close()
 
 
 async def _run_node(
@@ -151,7 +144,8 @@ async def _run_node(
     metrics.watch_sessions(lambda: len(hub.links), lambda: len(hub.sessions) - len(hub.links))
     metrics.watch_online(lambda: len(hub.online), lambda: len(presence.elsewhere))
     own = (metrics.watch_loop, repair.sweep_forever, nodes.read_control_forever, room_presence.tell_forever)
-    jobs = (*own, *cluster.jobs)
+    collector = Collector(database, blobs, config.unused_files, metrics.files)
+    jobs = (*own, collector.sweep_forever, collector.expire_forever, *cluster.jobs)
     housekeeping = Housekeeping(jobs, services)
     reload = _Reload(services, cluster, tls)
     options = _socket_options(config, tls, worker)

@@ -1,4 +1,5 @@
-"""The command line: `parley serve`, `parley chat`, `parley migrate`, `parley keys …`, `parley users …`.
+"""The command line: `parley serve`, `parley chat`, `parley migrate`, `parley keys …`, `parley users …`,
+`parley files …`.
 
 Other packages add commands by entry points of the group `parley.commands`, as `parley bench` is.
 """
@@ -12,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 import uvloop
@@ -32,6 +33,9 @@ from storage.database import Database, DatabaseError, check_migrated, migrate
 from storage.embedded import EmbeddedPostgresError, database_url
 from storage.embedded_valkey import EmbeddedValkeyError
 from storage.redis_client import RedisUrlError
+
+if TYPE_CHECKING:
+    from gateway.files.collector import Swept
 
 
 class Refusal(click.ClickException):
@@ -189,6 +193,26 @@ def activate(name: str) -> None:
     click.echo(f"{asyncio.run(_set_active(_config(sys.stderr), name, is_active=True))} is active")
 
 
+@main.group()
+def files() -> None:
+    """The files that people have uploaded."""
+
+
+@files.command()
+@click.option(
+    "--age",
+    type=click.FloatRange(min=0),
+    default=3_600.0,
+    show_default=True,
+    help="Seconds that bytes which belong to no file are left alone: an upload may be about to name them.",
+)
+def sweep(age: float) -> None:
+    """Remove at once what a running server removes within an hour: what nobody needs, and what is left of crashes."""
+    swept = asyncio.run(_sweep(_config(sys.stderr), age))
+    for count, what in zip(swept, ("unused", "expired", "blobs without a file", "left in the spool"), strict=True):
+        click.echo(f"{count} {what}")
+
+
 def _config(log: TextIO, **fields: object) -> Config:
     config = Config.from_env()
     logs.set_up(config.log_level, log, **fields)
@@ -219,6 +243,17 @@ async def _set_active(config: Config, name: str, *, is_active: bool) -> str:
             raise Refusal(f"{found.username} is a bot that its owner has revoked: it is deactivated for good.")
         await (activation.activate if is_active else activation.deactivate)(connection, found.id)
     return found.username
+
+
+async def _sweep(config: Config, age: float) -> Swept:
+    from gateway.files.collector import Collector  # the other commands need none of this
+    from gateway.files.place import open_blobs
+    from gateway.metrics import Metrics
+
+    async with _database(config) as database, open_blobs(config) as blobs:
+        async with database.acquire() as connection:
+            await check_migrated(connection)
+        return await Collector(database, blobs, config.unused_files, Metrics().files).sweep(age)
 
 
 @asynccontextmanager

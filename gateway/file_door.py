@@ -63,7 +63,9 @@ class OpenFile:
         try:
             async for piece in self._reading.read(start, length):
                 yield piece
+                self._services.metrics.files.sent(len(piece))
         except (SealBroken, BlobMissing) as error:
+            self._services.metrics.files.damaged()
             log.error("a file is damaged", extra={"file_id": str(self._file.id), "reason": str(error)})
             raise ChatError("FILE_DAMAGED") from error
 
@@ -78,15 +80,18 @@ class FileDoor:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._metrics = services.metrics.files
 
     async def begin(self, actor: Actor, command: CreateUpload) -> Upload:
         """Begins an upload. Raises ChatError."""
-        return await files.begin_upload(self._services, actor, command)
+        with self._metrics.refusals_of_uploads():
+            return await files.begin_upload(self._services, actor, command)
 
     async def receive(self, upload: Upload, body: AsyncIterable[bytes]) -> None:
         """Takes the bytes of an upload that comes in one go; nothing is left of one that breaks. Raises ChatError."""
         try:
-            await files.receive(self._services, upload, body, resumable=False)
+            with self._metrics.refusals_of_uploads():
+                await files.receive(self._services, upload, self._counted(body), resumable=False)
         except BaseException:
             await self._services.files.abandon([upload.file.id])
             raise
@@ -95,13 +100,21 @@ class FileDoor:
         self, actor: Actor, upload: Upload, *, chatroom_id: UUID | None = None, sha256: bytes | None = None
     ) -> UploadedFile:
         """Makes a file of an upload. Raises ChatError."""
-        return await files.finish_upload(self._services, actor, upload, chatroom_id=chatroom_id, sha256=sha256)
+        with self._metrics.finishing():
+            return await files.finish_upload(self._services, actor, upload, chatroom_id=chatroom_id, sha256=sha256)
+
+    async def _counted(self, body: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+        async for piece in body:
+            self._metrics.received(len(piece))
+            yield piece
 
     async def open(self, actor: Actor, file_id: UUID, variant: Variant) -> OpenFile:
         """A file, or a picture of it. Raises ChatError."""
-        try:
-            file, reading = await files.open_file(self._services, actor, file_id, variant)
-        except SealBroken as error:
-            log.error("a file is damaged", extra={"file_id": str(file_id), "reason": str(error)})
-            raise ChatError("FILE_DAMAGED") from error
+        with self._metrics.download():
+            try:
+                file, reading = await files.open_file(self._services, actor, file_id, variant)
+            except SealBroken as error:
+                self._metrics.damaged()
+                log.error("a file is damaged", extra={"file_id": str(file_id), "reason": str(error)})
+                raise ChatError("FILE_DAMAGED") from error
         return OpenFile(self._services, actor, file, reading, variant)

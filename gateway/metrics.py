@@ -14,6 +14,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from gateway.file_metrics import FileMetrics
+
 LAG_INTERVAL = 0.05
 """Seconds between two looks at how late the event loop is."""
 
@@ -40,6 +42,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
+        self.files = FileMetrics(registry)
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
         self._sessions = Gauge(

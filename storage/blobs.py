@@ -7,8 +7,10 @@ at all: it is made beside the others, in the spool, and then kept under its id.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +33,9 @@ PAGE = 1_000
 """Blobs that are listed at once; as many as S3 lists."""
 
 _SPOOL = "spool"
+
+_BLOB = re.compile("[0-9a-f]{32}")
+"""What a blob is called. Other files in its directory are not ours."""
 
 
 class BlobMissing(Exception):
@@ -109,12 +114,19 @@ def refusal(error: OSError) -> ChatError:
 
 
 def _clear(folder: Path, before: float) -> int:
-    gone = 0
+    old = _older(folder, before)
+    _unlink(Path(entry) for entry in old)
+    return len(old)
+
+
+def _older(folder: Path, before: float) -> list[os.DirEntry[str]]:
+    """What was last written before. Others may remove it meanwhile."""
+    found = []
     for entry in os.scandir(folder):
-        if entry.stat().st_mtime < before:
-            Path(entry).unlink(missing_ok=True)
-            gone += 1
-    return gone
+        with contextlib.suppress(FileNotFoundError):
+            if entry.stat().st_mtime < before:
+                found.append(entry)
+    return found
 
 
 class Directory:
@@ -198,7 +210,6 @@ def _read(path: Path, start: int, length: int) -> bytes:
 
 def _listed(folder: Path, before: float) -> list[UUID]:
     try:
-        entries = list(os.scandir(folder))
+        return [UUID(hex=entry.name) for entry in _older(folder, before) if _BLOB.fullmatch(entry.name)]
     except FileNotFoundError:
         return []
-    return [UUID(hex=entry.name) for entry in entries if entry.stat().st_mtime < before]

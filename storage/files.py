@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from msgspec import Struct
 from crypto.sealing import MasterKeys, seal, unseal
 from protocol.errors import ChatError
 from storage.database import Connection
+from storage.files_clearing import Cleared, delete_unreferenced
 
 Status = Literal["uploading", "scanning", "ready", "rejected"]
 Purpose = Literal["file", "avatar"]
@@ -177,18 +178,10 @@ async def finish(conn: Connection, file: StoredFile) -> bool:
     return done == "UPDATE 1"
 
 
-async def remove(conn: Connection, file_ids: Sequence[UUID]) -> list[UUID]:
-    """Forgets files that stand in no message, and returns the blobs that nobody needs any more."""
+async def remove(conn: Connection, file_ids: Sequence[UUID]) -> Cleared:
+    """Forgets files that stand in no message."""
     await conn.fetch("SELECT id FROM files WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE", list(file_ids))
-    # A statement of its own: it sees the messages that were written until the rows were locked.
-    rows = await conn.fetch(
-        """WITH gone AS (
-               DELETE FROM files f WHERE f.id = ANY($1::uuid[])
-               AND NOT EXISTS (SELECT FROM message_files a WHERE a.file_id = f.id) RETURNING f.id)
-           SELECT p.blob_id FROM file_parts p JOIN gone ON gone.id = p.file_id""",
-        list(file_ids),
-    )
-    return [row["blob_id"] for row in rows]
+    return await delete_unreferenced(conn, list(file_ids))
 
 
 class Usage(NamedTuple):
@@ -298,27 +291,6 @@ async def add_to_messages(
         list(message_ids),
         list(file_ids),
     )
-
-
-# --- clearing away ---------------------------------------------------------------------------
-
-
-async def unneeded(conn: Connection, unused_for: timedelta, limit: int) -> list[UUID]:
-    """Files that stand in no message and were not touched for so long, uploads that stand still, and what expired."""
-    rows = await conn.fetch(
-        """SELECT f.id FROM files f
-           WHERE f.purpose = 'file' AND (f.expires_at < now() OR f.updated_at < now() - $1::interval)
-           AND NOT EXISTS (SELECT FROM message_files a WHERE a.file_id = f.id) LIMIT $2""",
-        unused_for,
-        limit,
-    )
-    return [row["id"] for row in rows]
-
-
-async def known_blobs(conn: Connection, blob_ids: Sequence[UUID]) -> set[UUID]:
-    """Those of the blobs that some row names."""
-    rows = await conn.fetch("SELECT blob_id FROM file_parts WHERE blob_id = ANY($1::uuid[])", list(blob_ids))
-    return {row["blob_id"] for row in rows}
 
 
 # --- keys ------------------------------------------------------------------------------------

@@ -151,10 +151,10 @@ class FileStore:
     async def abandon(self, file_ids: Sequence[UUID]) -> None:
         """Drops uploads and files that stand in no message: their rows, then their blobs."""
         async with self._database.transaction() as conn:
-            blobs = await files.remove(conn, file_ids)
+            cleared = await files.remove(conn, file_ids)
         for file_id in file_ids:
             self._known.pop(file_id, None)
-        await self.blobs.delete(blobs)
+        await self.blobs.delete(cleared.blob_ids)
 
     # --- out -------------------------------------------------------------------------------------
 
