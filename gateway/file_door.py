@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable
 from datetime import datetime
 from uuid import UUID
 
@@ -58,7 +58,7 @@ class OpenFile:
         """When it was uploaded."""
         return self._file.created_at
 
-    async def read(self, start: int, length: int) -> AsyncIterator[bytes]:
+    async def read(self, start: int, length: int) -> AsyncGenerator[bytes]:
         """So many of its bytes. Raises ChatError FILE_DAMAGED, rather than give wrong ones."""
         try:
             async for piece in self._reading.read(start, length):

@@ -45,6 +45,8 @@ ERRORS: dict[str, ErrorKind] = {
     "RESOURCE_LIMIT_EXCEEDED": ErrorKind(409, False, "A limit on how many there may be is reached."),
     "METHOD_NOT_ALLOWED": ErrorKind(405, False, "This address does not take this method."),
     "REQUEST_TOO_LARGE": ErrorKind(413, False, "The request body is larger than allowed."),
+    "PRECONDITION_FAILED": ErrorKind(412, False, "It has changed, or has not: your If-… header did not want it so."),
+    "RANGE_NOT_SATISFIABLE": ErrorKind(416, False, "None of that is in the details.size bytes that there are."),
     "REQUEST_TIMEOUT": ErrorKind(408, True, "The request did not arrive in time."),
     # Chatrooms
     "CHATROOM_NOT_FOUND": ErrorKind(404, False, "There is no such chatroom, or you are not a member of it."),

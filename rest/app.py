@@ -24,6 +24,7 @@ def make_app(chat: Chat, settings: RestSettings, metrics: ReadMetrics, observe: 
     headers = Headers(settings.origins, settings.https_only)
     middlewares = [web.middleware(m) for m in (Outcome(observe), headers, Failures(charges))]
     app = web.Application(middlewares=middlewares, client_max_size=settings.body_limit)
+    app.on_response_prepare.append(headers.put_on)
     admission = Admission(chat, charges)
     add_endpoints(app, chat, admission, settings.body_deadline)
     add_uploads(app, chat, admission, settings)

@@ -26,7 +26,10 @@ PREFLIGHT_AGE = 600
 STRICT_AGE = 31_536_000
 """Seconds, a year, for which a browser remembers to come by TLS only (RFC 6797)."""
 
-EXPOSED = "Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
+EXPOSED = (
+    "Accept-Ranges, Content-Disposition, Content-Range, ETag, "
+    "Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
+)
 """Headers that a script of an allowed origin may read."""
 
 
@@ -61,9 +64,14 @@ class Headers:
         self._https_only = https_only
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answers a preflight, and dresses every other answer."""
-        response = self._preflight(request) or await handler(request)
+        """Answers a preflight."""
+        return self._preflight(request) or await handler(request)
+
+    async def put_on(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Dresses an answer whose head is about to go out, which for a file is long before its end."""
         headers = response.headers
+        # aiohttp would name itself, Python, and the versions of both.
+        headers["Server"] = "Parley"
         headers["X-Content-Type-Options"] = "nosniff"
         headers["Referrer-Policy"] = "no-referrer"
         # What the API says is for its reader alone; the few public answers say so themselves.
@@ -72,7 +80,6 @@ class Headers:
             headers["Strict-Transport-Security"] = f"max-age={STRICT_AGE}"
         self._share(request, response)
         _tell_allowance(request, response)
-        return response
 
     def _preflight(self, request: web.Request) -> web.Response | None:
         refusal = request.match_info.http_exception
@@ -81,7 +88,7 @@ class Headers:
             return None
         headers = {
             "Access-Control-Allow-Methods": ", ".join(sorted(refusal.allowed_methods)),
-            "Access-Control-Allow-Headers": "Authorization, Content-Type",
+            "Access-Control-Allow-Headers": "Authorization, Content-Type, If-Match, If-None-Match, If-Range, Range",
             "Access-Control-Max-Age": str(PREFLIGHT_AGE),
         }
         return web.Response(status=204, headers=headers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol
@@ -99,7 +99,7 @@ class File(Protocol):
     def created_at(self) -> datetime:
         """When it was uploaded."""
 
-    def read(self, start: int, length: int) -> AsyncIterator[bytes]:
+    def read(self, start: int, length: int) -> AsyncGenerator[bytes]:
         """So many of its bytes. Raises ChatError FILE_DAMAGED."""
 
     async def is_still_allowed(self) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from msgspec import Struct
@@ -18,7 +19,6 @@ from protocol import models as m
 from protocol.commands import Command
 from protocol.discovery import LimitsInfo, NoiseInfo, ServerInfo
 from protocol.errors import ChatError
-from rest.settings import Files
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 ADA = m.User(id=UUID(int=1), username="ada", display_name="Ada")
@@ -172,6 +172,46 @@ class StandInActor:
 
 
 @dataclass
+class StandInFile:
+    """A file of ten bytes, or of what `pieces` bring, which may fail; `left` is set when nobody reads it any more."""
+
+    name: str = "notes.txt"
+    file_type: str = "text/plain"
+    etag: str = "abc"
+    created_at: datetime = datetime(2024, 2, 29, 12, 0, 30, tzinfo=UTC)
+    size: int = 10
+    pieces: Callable[[], AsyncIterator[bytes]] | None = None
+    allowed: Callable[[], bool] = lambda: True
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def read(self, start: int, length: int) -> AsyncGenerator[bytes]:
+        """Some of it."""
+        try:
+            if self.pieces is None:
+                yield b"0123456789"[start : start + length]
+            else:
+                async for piece in self.pieces():
+                    yield piece
+        finally:
+            self.left.set()
+
+    async def is_still_allowed(self) -> bool:
+        """As the test says."""
+        return self.allowed()
+
+
+@dataclass
+class StandInFiles:
+    """Has one file, under any id."""
+
+    file: StandInFile = field(default_factory=StandInFile)
+
+    async def open(self, actor: StandInActor, file_id: UUID, variant: str) -> StandInFile:
+        """The file."""
+        return self.file
+
+
+@dataclass
 class StandInChat:
     """Knows two users by their tokens. `on` and `slowly` put another answer in the place of the usual one."""
 
@@ -181,6 +221,7 @@ class StandInChat:
     services: dict[str, str] = field(default_factory=lambda: {"database": "healthy"})
     ready: bool = True
     rates: Rates = field(default_factory=lambda: Rates(1000, time.monotonic))
+    files: Any = field(default_factory=lambda: StandInFiles())
 
     async def authenticate(self, token: str) -> StandInActor:
         """The user behind `ada-token` or `bob-token`."""
@@ -210,11 +251,6 @@ class StandInChat:
     async def take_upload(self, user_id: UUID) -> Allowance:
         """As on one node."""
         return self.rates.take_here(f"uploads:{user_id}")
-
-    @property
-    def files(self) -> Files:
-        """None here: they have tests of their own, against a real server."""
-        return cast("Files", None)
 
     def jwks(self) -> dict[str, Any]:
         """A set without keys."""

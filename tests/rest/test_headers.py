@@ -112,7 +112,9 @@ async def test_a_preflight_says_what_is_allowed(serve: Serve) -> None:
         assert answer.status == 204
         assert answer.headers["Access-Control-Allow-Origin"] == "https://app.example"
         assert answer.headers["Access-Control-Allow-Methods"] == "DELETE, GET, PUT"
-        assert answer.headers["Access-Control-Allow-Headers"] == "Authorization, Content-Type"
+        assert answer.headers["Access-Control-Allow-Headers"] == (
+            "Authorization, Content-Type, If-Match, If-None-Match, If-Range, Range"
+        )
 
 
 async def test_a_preflight_from_elsewhere_gets_nothing(server: Server) -> None:

@@ -1,0 +1,61 @@
+"""Content-Disposition: one line of ASCII, whatever a file is called (RFC 6266, RFC 8187)."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from aiohttp.multipart import content_disposition_filename, parse_content_disposition
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rest.disposition import content_disposition
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("a.txt", 'attachment; filename="a.txt"'),
+        ("a b;c=d'.txt", 'attachment; filename="a b;c=d\'.txt"'),
+        ('a"b.txt', "attachment; filename=\"a_b.txt\"; filename*=UTF-8''a%22b.txt"),
+        ("a%41.txt", "attachment; filename=\"a_41.txt\"; filename*=UTF-8''a%2541.txt"),
+        ("Zürich.txt", "attachment; filename=\"Zurich.txt\"; filename*=UTF-8''Z%C3%BCrich.txt"),
+        ("写真.txt", "attachment; filename=\"__.txt\"; filename*=UTF-8''%E5%86%99%E7%9C%9F.txt"),
+        ("a\r\nb: c", "attachment; filename=\"a__b: c\"; filename*=UTF-8''a%0D%0Ab%3A%20c"),
+    ],
+)
+def test_names(name: str, header: str) -> None:
+    """A name for those who know only ASCII, and the name as it is beside it where that is another."""
+    assert content_disposition(name, "text/plain") == header
+
+
+@pytest.mark.parametrize(
+    ("file_type", "how"),
+    [
+        ("image/png", "inline"),
+        ("video/mp4", "inline"),
+        ("audio/mpeg", "inline"),
+        ("image/svg+xml", "attachment"),
+        ("text/html", "attachment"),
+        ("text/xml", "attachment"),
+        ("text/plain", "attachment"),
+        ("application/pdf", "attachment"),
+        ("application/xhtml+xml", "attachment"),
+        ("application/javascript", "attachment"),
+        ("application/octet-stream", "attachment"),
+    ],
+)
+def test_types(file_type: str, how: str) -> None:
+    """Shown is only what no browser runs."""
+    assert content_disposition("a", file_type).partition(";")[0] == how
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60))
+def test_any_name(name: str) -> None:
+    """Any name comes out again, and makes no second header."""
+    header = content_disposition(name, "text/plain")
+    assert re.fullmatch(r"[\x20-\x7e]+", header)
+    how, parameters = parse_content_disposition(header)
+    plain = parameters.get("filename")
+    assert (how, parameters.get("filename*", plain)) == ("attachment", name)
+    assert content_disposition_filename(parameters) in (name, plain)
