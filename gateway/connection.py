@@ -1,4 +1,4 @@
-"""One client on one socket, whatever the transport: opening, commands in order, deadlines.
+"""One client on one socket, whatever the transport: commands in order, answers, deadlines. `opening` lets it in.
 
 A pump turns its transport's bytes into payloads and calls `receive`; what goes
 out is written through the `Link` it passes. Commands of a session are taken in
@@ -18,19 +18,18 @@ from typing import Any
 from msgspec import Struct
 
 from gateway.actor import Actor
-from gateway.arrivals import Reset
 from gateway.deadlines import REASONS, Deadlines, Due
 from gateway.door import Door
-from gateway.handover import Superseded
 from gateway.inbox import Inbox
 from gateway.limits import Bucket
 from gateway.link import Socket
+from gateway.opening import Opening
 from gateway.session import Session
 from gateway.wire import Wire
 from protocol.codec import BadFrame, Request
 from protocol.commands import Authenticate, Goodbye, Ping, Resume, SendMessage
 from protocol.errors import ChatError, CloseCode
-from protocol.events import Authenticated, Hello, Pong, Resumed, SessionReset, Synced, TokenExpiring
+from protocol.events import Hello, Pong, Synced, TokenExpiring
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +41,6 @@ EARLY_FRAMES = 64
 """Frames that a client may send before its session is open; each costs an answer and is nobody's."""
 PINGS = (12_000, 400)
 """Pings a minute, and at once: far above what a client needs that reports every 256 frames of a flood."""
-
-_OPENING_FAILURES = {
-    "CONNECTION_LIMIT_EXCEEDED": CloseCode.connection_limit,
-    "INTERNAL_ERROR": CloseCode.internal,
-    "RATE_LIMIT_EXCEEDED": CloseCode.rate_limited,
-}
 
 
 class Connection:
@@ -253,13 +246,13 @@ class Connection:
         if isinstance(request, BadFrame):
             self._take_bad(request)
         elif isinstance(request.command, Authenticate | Resume):
-            await self._come_in(request.id, request.command)
+            await self._opening().come_in(request.id, request.command)
         elif isinstance(request.command, Ping):
             self._pong(request.id, request.command)
         elif isinstance(request.command, Goodbye):
             self._leave()
         elif self._session is None:
-            self._refuse(request.id, ChatError("AUTH_REQUIRED"))
+            self.refuse(request.id, ChatError("AUTH_REQUIRED"))
         elif self._admit(request):
             await self._command(self._session, request)
 
@@ -267,16 +260,17 @@ class Connection:
         """Counts the frame as handled, and the command against the session's rate."""
         assert self._session is not None
         self._session.handled += 1
-        return self._within_rate(self._session, request.id)
+        return self.within_rate(self._session, request.id)
 
-    def _within_rate(self, session: Session, id: str | None) -> bool:
+    def within_rate(self, session: Session, id: str | None) -> bool:
+        """Whether the session may give another command now; tells the client where it may not."""
         now = self._deadlines.last_seen
         if session.bucket is None:
             session.bucket = Bucket(self._door.config.limit_commands, self._door.config.limit_burst, now)
         wait = session.bucket.take(now)
         if not wait:
             return True
-        self._answer_error(session, id, ChatError("RATE_LIMIT_EXCEEDED", retry_after=round(wait, 3)))
+        self.answer_error(session, id, ChatError("RATE_LIMIT_EXCEEDED", retry_after=round(wait, 3)))
         if session.bucket.refused > STRIKES:
             self.close(CloseCode.rate_limited, "too many commands")
         return False
@@ -292,7 +286,7 @@ class Connection:
                 return
             answer = await self._door.chat.handle(self._actor, command)
         except ChatError as error:
-            self._answer_error(session, request.id, error)
+            self.answer_error(session, request.id, error)
             return
         finally:
             session.pending -= 1
@@ -302,7 +296,7 @@ class Connection:
         def settle(outcome: Any) -> None:
             session.pending -= 1
             if isinstance(outcome, ChatError):
-                self._answer_error(session, id, outcome)
+                self.answer_error(session, id, outcome)
             else:
                 self._answer(session, id, outcome)
 
@@ -314,9 +308,9 @@ class Connection:
 
     def _take_bad(self, error: BadFrame) -> None:
         if self._session is None:
-            self._refuse(error.frame_id, error)
+            self.refuse(error.frame_id, error)
         elif self._admit(Request("", error.frame_id, Ping())):
-            self._answer_error(self._session, error.frame_id, error)
+            self.answer_error(self._session, error.frame_id, error)
 
     def _answer(self, session: Session, id: str | None, answer: Struct | None) -> None:
         """An answer belongs to the session, not to this socket: it waits for a resume if need be."""
@@ -324,7 +318,8 @@ class Connection:
         self._door.hub.send(session, session.wire.chunk(event, answer, id=id))
         self._mind_outbox(session)
 
-    def _answer_error(self, session: Session, id: str | None, error: ChatError) -> None:
+    def answer_error(self, session: Session, id: str | None, error: ChatError) -> None:
+        """A refusal is counted as answers are."""
         self._door.hub.send(session, session.wire.error(error, id))
         self._mind_outbox(session)
 
@@ -339,7 +334,7 @@ class Connection:
             session.stuck = True
             self.stuck()
 
-    def _refuse(self, id: str | None, error: ChatError) -> None:
+    def refuse(self, id: str | None, error: ChatError) -> None:
         """An error before there is a session to count it in."""
         self._link.write([self._wire.error(error, id)])
 
@@ -356,12 +351,10 @@ class Connection:
                 "There were not so many frames.",
                 details={"field": "received", "sent": session.sent},
             )
-            self._answer_error(session, id, error)
+            self.answer_error(session, id, error)
             return
         session.push_uncounted(self._wire.chunk("pong", Pong(handled=session.handled), id=id))
         self._door.hub.mark(session)
-
-    # --- opening -----------------------------------------------------------------------------
 
     def _may_ping(self) -> bool:
         now = self._deadlines.last_seen
@@ -371,133 +364,31 @@ class Connection:
             self.close(CloseCode.rate_limited, "too many pings")
         return not self._closing
 
-    async def _come_in(self, id: str | None, command: Authenticate | Resume) -> None:
-        """Opens or resumes a session when it is this client's turn; what is open already needs none."""
-        if self._session is not None:
-            await self._greet(id, command)
-            return
-        try:
-            async with self._door.admission.turn(resumes=isinstance(command, Resume)):
-                if not self._door.chat.ready:
-                    self.close(CloseCode.draining, REASONS[CloseCode.draining])
-                elif not self._closing:  # gone while it waited
-                    await self._greet(id, command)
-        except ChatError as error:
-            self._fail_opening(id, error)
+    def _opening(self) -> Opening:
+        return Opening(self, self._door, self._link, self._wire, self._address, self._peer_key)
 
-    async def _greet(self, id: str | None, command: Authenticate | Resume) -> None:
-        if isinstance(command, Resume):
-            await self._resume(id, command)
-        else:
-            await self._authenticate(id, command)
+    # --- what an opening calls ---------------------------------------------------------------
 
-    async def _authenticate(self, id: str | None, command: Authenticate) -> None:
-        if self._session is not None and not self._within_rate(self._session, id):
-            return
-        try:
-            actor = await self._identify(command.token)
-            if self._session is not None:
-                await self._renew(self._session, actor, id)
-            else:
-                await self._open(actor, id)
-        except ChatError as error:
-            if self._session is None:
-                self._fail_opening(id, error)
-            else:
-                self._answer_error(self._session, id, error)
+    @property
+    def closing(self) -> bool:
+        """Whether nothing more is taken."""
+        return self._closing
 
-    async def _identify(self, token: str | None) -> Actor:
-        """Who the token, or else the key of the handshake, belongs to. Raises ChatError.
+    @property
+    def session(self) -> Session | None:
+        """What is open."""
+        return self._session
 
-        Guessing is counted where it comes from, together with the requests of that address by REST.
-        """
-        try:
-            return await self._find(token)
-        except ChatError as error:
-            if not error.kind.retryable:
-                await self._door.charge(self._address)
-            raise
-
-    async def _find(self, token: str | None) -> Actor:
-        if token is not None:
-            return await self._door.chat.authenticate(token)
-        if self._peer_key is not None:
-            return await self._door.chat.authenticate_key(self._peer_key)
-        raise ChatError("AUTH_REQUIRED")
-
-    async def _open(self, actor: Actor, id: str | None) -> None:
-        session, states = await self._door.open(actor, self._link, self._wire)
-        if self._closing:
-            self._door.hub.forget(session)
-            return
-        self._enter(session, actor)
-        self._door.admit(session, states, id)
-
-    def _enter(self, session: Session, actor: Actor) -> None:
+    def enter(self, session: Session, actor: Actor) -> None:
+        """A session is open from now on."""
         self._session = session
         self._actor = replace(actor, session=session)
         self._door.known(self._address)
         self._door.wheel.schedule(self, self._next_due(self._door.wheel.now()))
 
-    async def _renew(self, session: Session, actor: Actor, id: str | None) -> None:
-        if not self._door.same(session, actor):
-            raise ChatError("AUTH_TOKEN_INVALID", "This token belongs to somebody else.")
-        await self._door.renew(session, actor)
+    def renewed(self) -> None:
+        """The session has a new token."""
         self._deadlines.renewed()
-        data = Authenticated(token_expires_at=actor.token_expires_at)
-        self._door.hub.send(session, self._wire.chunk("authenticated", data, id=id))
-
-    async def _resume(self, id: str | None, command: Resume) -> None:
-        if self._session is not None:
-            self._answer_error(self._session, id, ChatError("VALIDATION_INVALID_VALUE", "A session is open already."))
-            return
-        try:
-            proven = command.token or self._peer_key
-            actor = await self._identify(command.token) if proven else None
-            resumed = await self._door.resume(command, actor, self._link, self._wire)
-        except Superseded:
-            self.close(CloseCode.replaced, "another connection resumed this session")
-            return
-        except ChatError as error:
-            self._fail_opening(id, error)
-            return
-        if isinstance(resumed, Reset):
-            await self._reset(id, resumed, actor)
-        else:
-            self._resumed(id, *resumed)
-
-    def _resumed(self, id: str | None, session: Session, missed: int) -> None:
-        """`resumed`, then the frames that were lost, then live: all in one step."""
-        self._door.metrics.resumed("resumed")
-        if self._closing:
-            self._door.cut(session, self._link)
-            return
-        self._enter(session, Actor(session.user, session.sign_in_id, session.token_expires_at, session, session.scopes))
-        first = self._wire.chunk("resumed", Resumed(missed=missed, handled=session.handled), id=id)
-        session.outbox.insert(0, first)
-        session.queued += len(first.data)
-        self._door.hub.outboxes.remind_lagging(session)
-        self._door.hub.mark(session)
-        self._door.presence.came(session)
-
-    async def _reset(self, id: str | None, reset: Reset, actor: Actor | None) -> None:
-        self._door.metrics.resumed(reset.reason)
-        data = SessionReset(reason=reset.reason, handled=reset.handled)
-        self._link.write([self._wire.chunk("session_reset", data, id=id)])
-        if actor is None:
-            return
-        try:
-            await self._open(actor, id)
-        except ChatError as error:
-            self._fail_opening(id, error)
-
-    def _fail_opening(self, id: str | None, error: ChatError) -> None:
-        """Says what is wrong, then closes: for good, or until later when it is not the client's fault."""
-        if self._closing:
-            return
-        self._refuse(id, error)
-        fallback = CloseCode.overloaded if error.kind.retryable else CloseCode.auth_failed
-        self.close(_OPENING_FAILURES.get(error.code, fallback), error.code)
 
     # --- deadlines ---------------------------------------------------------------------------
 
