@@ -38,6 +38,7 @@ SAFETY_ROUNDS = 5_200
 
 _WRAP = b"parley end-to-end wrap 1"
 _MESSAGE = b"parley end-to-end message 1"
+_FILE = b"parley end-to-end file 1"
 _DEVICE = b"parley device key 1"
 
 
@@ -161,7 +162,7 @@ class Wrap:
         return room_key
 
 
-# --- messages --------------------------------------------------------------------------------
+# --- messages and the keys of files ------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,21 +182,62 @@ class Place:
 
     def seal(self, room_key: bytes, text: str) -> tuple[str, str]:
         """`encrypted_data` (base64) and `iv` (48 characters of hex)."""
-        nonce, sealed = seal(room_key, text.encode(), self._bound())
-        return base64.b64encode(sealed).decode(), nonce.hex()
+        return _seal_text(room_key, text.encode(), self._bound())
 
     def open(self, room_key: bytes, encrypted_data: str, iv: str) -> str:
         """The text. Raises SealBroken."""
         try:
-            nonce, sealed = bytes.fromhex(iv), base64.b64decode(encrypted_data, validate=True)
-        except (binascii.Error, ValueError):
-            raise SealBroken("encrypted_data is base64, and iv is hex") from None
-        if len(nonce) != NONCE_BYTES:
-            raise SealBroken(f"an iv has {NONCE_BYTES} bytes")
-        try:
-            return unseal(room_key, nonce, sealed, self._bound()).decode()
+            return _open_text(room_key, encrypted_data, iv, self._bound()).decode()
         except UnicodeDecodeError:
             raise SealBroken("what was sealed is no text") from None
+
+    def file(self, message_iv: str, file_id: UUID) -> FilePlace:
+        """Where a file of this message stands; `message_iv` is the one that its text was sealed under."""
+        return FilePlace(self, message_iv, file_id)
+
+
+@dataclass(frozen=True, slots=True)
+class FilePlace:
+    """What the key of a sealed file is bound to: a message, which its `iv` names, and the file's id."""
+
+    message: Place
+    message_iv: str
+    file_id: UUID
+
+    def _bound(self) -> bytes:
+        return _FILE + _nonce_of(self.message_iv) + self.file_id.bytes + self.message._bound()
+
+    def seal(self, room_key: bytes, data: bytes) -> tuple[str, str]:
+        """`encrypted_data` and `iv`, as of a message. Raises SealBroken for an `iv` of the message that is none."""
+        return _seal_text(room_key, data, self._bound())
+
+    def open(self, room_key: bytes, encrypted_data: str, iv: str) -> bytes:
+        """What was sealed. Raises SealBroken."""
+        return _open_text(room_key, encrypted_data, iv, self._bound())
+
+
+def _seal_text(room_key: bytes, data: bytes, bound: bytes) -> tuple[str, str]:
+    nonce, sealed = seal(room_key, data, bound)
+    return base64.b64encode(sealed).decode(), nonce.hex()
+
+
+def _open_text(room_key: bytes, encrypted_data: str, iv: str, bound: bytes) -> bytes:
+    try:
+        sealed = base64.b64decode(encrypted_data, validate=True)
+    except (binascii.Error, ValueError):
+        raise SealBroken("encrypted_data is base64") from None
+    return unseal(room_key, _nonce_of(iv), sealed, bound)
+
+
+def _nonce_of(iv: str) -> bytes:
+    """Raises SealBroken."""
+    try:
+        nonce = bytes.fromhex(iv)
+    except ValueError:
+        raise SealBroken("an iv is hex") from None
+    if len(nonce) != NONCE_BYTES:
+        raise SealBroken(f"an iv has {NONCE_BYTES} bytes")
+    return nonce
 
 
 # --- for people to compare -------------------------------------------------------------------

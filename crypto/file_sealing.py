@@ -10,6 +10,7 @@ from another file does not open, and neither does a part that was cut short.
 
 from __future__ import annotations
 
+import hmac
 import os
 from typing import NamedTuple
 from uuid import UUID
@@ -17,6 +18,7 @@ from uuid import UUID
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from crypto.cluster import derive
 from crypto.sealing import SealBroken
 
 CHUNK = 65_536
@@ -59,7 +61,7 @@ class PartSeal:
 
     def seal(self, index: int, chunk: bytes | memoryview, *, last: bool) -> bytes:
         """A chunk, sealed. All but the last have CHUNK bytes."""
-        nonce = os.urandom(NONCE)
+        nonce = self._nonce(index, chunk, last)
         return nonce + self._cipher.encrypt(nonce, chunk, self._bound(index, last))
 
     def open(self, index: int, sealed: bytes | memoryview, *, last: bool) -> bytes:
@@ -69,5 +71,24 @@ class PartSeal:
         except (InvalidTag, ValueError):  # ValueError: shorter than a nonce
             raise SealBroken("a chunk of a file does not open") from None
 
+    def _nonce(self, index: int, chunk: bytes | memoryview, last: bool) -> bytes:
+        return os.urandom(NONCE)
+
     def _bound(self, index: int, last: bool) -> bytes:
         return self._part + index.to_bytes(8, "big") + bytes([last])
+
+
+class RepeatableSeal(PartSeal):
+    """Seals what is the same into the same bytes, so that an upload which was cut goes on behind what has arrived.
+
+    A nonce is an HMAC-SHA256 of chunk and place, as in SIV (RFC 5297): other content never meets the same one.
+    """
+
+    def __init__(self, key: bytes, file_id: UUID, variant: str, number: int) -> None:
+        super().__init__(key, file_id, variant, number)
+        self._nonce_key = derive(key, b"parley file nonce")
+
+    def _nonce(self, index: int, chunk: bytes | memoryview, last: bool) -> bytes:
+        mac = hmac.new(self._nonce_key, self._bound(index, last), "sha256")
+        mac.update(chunk)
+        return mac.digest()[:NONCE]

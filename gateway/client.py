@@ -36,16 +36,22 @@ in any case.
 **End to end.** With a `device`, `client.room(chatroom_id)` writes and opens messages that only
 members can read; gateway/client_keys.py says how, and which events and errors belong to it.
 
+**Files** go by HTTP, to the URL's host (gateway/client_address.py says where else): streamed, and
+going on after a cut. `send_file`, `upload_file` and `download_file`; in a `room` they seal and open.
+They need a token, which a function is asked for once more with each attempt.
+
 **Errors.** A refused command raises ChatError. When the server says not to come
 back (close codes 4000-4099), waiting calls and the `async for` raise ClientClosed.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 from uuid import UUID, uuid4
@@ -57,14 +63,16 @@ from gateway.client_commands import RESULTS
 from gateway.client_device import Device, DeviceError
 from gateway.client_effects import ChatroomGained, ChatroomLost, ClientClosed, ClientEvent, HistoryGap
 from gateway.client_encrypted_room import EncryptedRoom
+from gateway.client_files import Files, Progress
 from gateway.client_io import ClientIO, Token
 from gateway.client_keys import CannotOpen, DeviceRevoked, EndToEndError, KeyChanged, Keys, KeysWentBack
+from gateway.client_sealing import FileChanged, FileInfo, PlainFile, Target, destination, message_type_of
 from gateway.client_way import Way
 from protocol import commands, events
 from protocol.codec import CODECS
 from protocol.commands import Command
 from protocol.errors import ChatError
-from protocol.models import ChatroomState, Content, User
+from protocol.models import Attachment, ChatroomState, Content, FileReference, UploadedFile, User
 
 __all__ = [
     "CannotOpen",
@@ -79,6 +87,8 @@ __all__ = [
     "DeviceRevoked",
     "EncryptedRoom",
     "EndToEndError",
+    "FileChanged",
+    "FileInfo",
     "HistoryGap",
     "KeyChanged",
     "Keys",
@@ -121,21 +131,24 @@ async def connect(
         raise ValueError("a client needs either a token or, under Noise, a private key")
     way = Way(parse_address(url), CODECS[codec], private_key, tls)
     io = ClientIO(way.name, way.open, token, CODECS[codec])
+    files = Files(way.http, way.tls, io.fresh_token)
     try:
         await io.open()
-        client = Client(io, device)
+        client = Client(io, files, device)
         if device is not None:
             await client.keys.publish()
         yield client
     finally:
+        await files.close()
         await io.close()
 
 
 class Client:
     """An open client, made by `connect`. `async for event in client` yields ClientEvents."""
 
-    def __init__(self, io: ClientIO, device: Device | None = None) -> None:
+    def __init__(self, io: ClientIO, files: Files, device: Device | None = None) -> None:
         self._io = io
+        self._files = files
         self._device = device
         self._rooms: dict[UUID, EncryptedRoom] = {}
         io.inbox.watch = self._heard
@@ -173,7 +186,7 @@ class Client:
         """A chatroom to write and read end-to-end encrypted messages in."""
         room_id = _uuid(chatroom_id)
         if room_id not in self._rooms:
-            self._rooms[room_id] = EncryptedRoom(self.keys, room_id)
+            self._rooms[room_id] = EncryptedRoom(self.keys, room_id, self._files)
         return self._rooms[room_id]
 
     def _heard(self, event: ClientEvent) -> None:
@@ -216,6 +229,7 @@ class Client:
         reply_to: UUID | str | None = None,
         message_type: Literal["text", "image", "file"] = "text",
         client_id: str | None = None,
+        attachments: Sequence[FileReference] = (),
     ) -> events.MessageSent:
         """Writes a message; returns when it is on disk. The same `client_id` again gives the same message."""
         sent: events.MessageSent = await self.call(
@@ -225,6 +239,7 @@ class Client:
                 reply_to=None if reply_to is None else _uuid(reply_to),
                 message_type=message_type,
                 client_id=client_id,
+                attachments=list(attachments),
             )
         )
         return sent
@@ -275,6 +290,67 @@ class Client:
             )
         )
         return position
+
+    # --- files ---------------------------------------------------------------------------------
+
+    async def upload_file(
+        self,
+        path: str | Path,
+        *,
+        name: str | None = None,
+        chatroom_id: UUID | str | None = None,
+        expires_in: int | None = None,
+        progress: Progress | None = None,
+    ) -> UploadedFile:
+        """Uploads a file, to be named in messages later; `chatroom_id` is where it will be.
+
+        Raises ChatError, OSError where it cannot be read, and FileChanged.
+        """
+        source = await asyncio.to_thread(PlainFile, Path(path))
+        fields = {} if chatroom_id is None else {"chatroom_id": str(chatroom_id)}
+        if expires_in is not None:
+            fields["expires_in"] = str(expires_in)
+        return await self._files.upload(source, name or Path(path).name, fields, progress)
+
+    async def send_file(
+        self,
+        chatroom_id: UUID | str,
+        path: str | Path,
+        content: str = "",
+        *,
+        name: str | None = None,
+        reply_to: UUID | str | None = None,
+        client_id: str | None = None,
+        progress: Progress | None = None,
+    ) -> events.MessageSent:
+        """Uploads a file and sends it, with words or without. Where members encrypt, it is sealed first (`room`).
+
+        Raises ChatError, OSError where it cannot be read, and FileChanged.
+        """
+        fetched = await self.call(commands.GetChatroom(chatroom_id=_uuid(chatroom_id)))
+        if fetched.chatroom.encryption_enabled:
+            room = self.room(chatroom_id)
+            return await room.send_file(
+                path, content, name=name, reply_to=reply_to, client_id=client_id, progress=progress
+            )
+        file = await self.upload_file(path, name=name, chatroom_id=chatroom_id, progress=progress)
+        kind = message_type_of(file.file_type)
+        return await self.send_message(chatroom_id, content, reply_to, kind, client_id, [FileReference(id=file.id)])
+
+    async def download_file(
+        self, attachment: Attachment, path: str | Path, *, progress: Progress | None = None
+    ) -> Path:
+        """Saves a file, under its own name where `path` is a folder, and says where it is.
+
+        Raises ChatError, OSError, FileExistsError in a folder; and CannotOpen for a file that its sender has sealed:
+        `room(…).download_file` opens those.
+        """
+        if attachment.encrypted is not None:
+            raise CannotOpen("sealed")
+        place = await asyncio.to_thread(destination, path, attachment.filename)
+        target = await asyncio.to_thread(Target, place)
+        await self._files.download(attachment.id, attachment.file_size, target, progress)
+        return place.path
 
     async def close(self) -> None:
         """Closes the session. Waiting calls raise ClientClosed, and the `async for` ends."""

@@ -9,7 +9,8 @@
 `?key=…` names the server's public Noise key (base64url). A WebSocket or `parleys`
 with a key speaks Noise inside. `key=discover`, or no key with `parley`, reads it from the
 server's /.well-known/parley: by HTTPS, or on loopback by HTTP. That is at the same
-host (and port, for a WebSocket), or where `?discover=https://…` says.
+host (and port, for a WebSocket), or where `?discover=https://…` says. Files go by
+HTTP to the same place.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ _EXAMPLES = "an address such as ws://127.0.0.1:8000/ws or parley://127.0.0.1:800
 class Address:
     """A parsed URL. `url` is what a WebSocket is opened with; `key` is None until it is discovered.
 
-    `name` is the URL without its query, where tokens and keys are, for logs.
+    `name` is the URL without its query, where tokens and keys are, for logs. `http` is where files go by HTTP; empty
+    where that would be in the clear beside a connection that is not.
     """
 
     transport: Literal["ws", "tcp"]
@@ -54,6 +56,7 @@ class Address:
     name: str
     key: bytes | None = None
     discover: str = ""
+    http: str = ""
 
 
 def parse_address(url: str) -> Address:
@@ -81,6 +84,7 @@ def parse_address(url: str) -> Address:
         name=name,
         key=pinned,
         discover=found_at,
+        http=_http_base(parts, transport, tls, noise, discover),
     )
 
 
@@ -110,6 +114,15 @@ def _discovery(parts: SplitResult, transport: str, tls: bool, given: str) -> str
             f"{public_part(at)!r}: a key is only believed from https:// or loopback; pin it with ?key=… instead"
         )
     return public_part(at).rstrip("/") + WELL_KNOWN
+
+
+def _http_base(parts: SplitResult, transport: str, tls: bool, noise: bool, given: str) -> str:
+    """Tokens and files go there, so it is as safe as the connection: HTTPS, or on loopback, or as clear as a `ws`."""
+    at = _split(given or _default_base(parts, transport, tls))
+    safe = at.scheme == "https" or (at.scheme == "http" and is_loopback(at.hostname or ""))
+    if safe or (transport == "ws" and not (tls or noise or given)):
+        return public_part(at).rstrip("/")
+    return ""
 
 
 def _default_base(parts: SplitResult, transport: str, tls: bool) -> str:

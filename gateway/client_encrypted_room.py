@@ -6,18 +6,23 @@ import asyncio
 import base64
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
 from uuid import UUID, uuid4
 
-from crypto.end_to_end import DeviceName, KeyInvalid, Place, Wrap
+import msgspec
+
+from crypto.end_to_end import DeviceName, FilePlace, KeyInvalid, Place, Wrap
 from crypto.sealing import SealBroken, new_key
 from gateway.client_device import PublicKey
 from gateway.client_effects import ClientEvent
+from gateway.client_files import Files, Progress
 from gateway.client_keys import CannotOpen, DeviceRevoked, KeyChanged, Keys, KeysWentBack
+from gateway.client_sealing import FileInfo, OpeningTarget, SealedFile, destination, message_type_of
 from protocol import commands, events
 from protocol.errors import ChatError
-from protocol.models import EncryptedContent, KeyWrap, MemberDevice, Message, WrappedKey
+from protocol.models import Attachment, EncryptedContent, FileReference, KeyWrap, MemberDevice, Message, WrappedKey
 
 ATTEMPTS = 8
 """Times that a message is sealed again because its key went out of use in that moment."""
@@ -43,6 +48,23 @@ _RACES = ("RESOURCE_ALREADY_EXISTS", "RESOURCE_NOT_FOUND")
 """Refusals of wrapped keys that mean: somebody was faster, look again."""
 
 
+SEALED_NAME = "file"
+"""What the server is told as a sealed file's name."""
+
+
+class SealedUpload(NamedTuple):
+    """A sealed file that is on the server, by its id there."""
+
+    id: UUID
+    info: FileInfo
+
+
+def _reference(place: FilePlace, room_key: bytes, info: FileInfo) -> FileReference:
+    data, iv = place.seal(room_key, msgspec.json.encode(info))
+    version = place.message.key_version
+    return FileReference(id=place.file_id, encrypted=EncryptedContent(encrypted_data=data, iv=iv, key_version=version))
+
+
 def _restless() -> ChatError:
     return ChatError("SERVICE_UNAVAILABLE", "Others change the keys of this chatroom without end; try again later.")
 
@@ -57,9 +79,10 @@ class _Held(NamedTuple):
 class EncryptedRoom:
     """One chatroom, made by `Client.room`."""
 
-    def __init__(self, keys: Keys, chatroom_id: UUID) -> None:
+    def __init__(self, keys: Keys, chatroom_id: UUID, files: Files) -> None:
         self.id = chatroom_id
         self._keys = keys
+        self._files = files
         self._held: dict[int, _Held] = {}
         self._preparing = asyncio.Lock()
         self._version = 0
@@ -73,18 +96,21 @@ class EncryptedRoom:
         reply_to: UUID | str | None = None,
         message_type: Literal["text", "image", "file"] = "text",
         client_id: str | None = None,
+        files: Sequence[SealedUpload] = (),
     ) -> events.MessageSent:
         """Writes a message that only members can open; returns when it is on disk.
 
-        Raises KeyChanged while a member has a key that nobody has vouched for, DeviceRevoked, KeysWentBack, and
-        ChatError as `send_message` does.
+        `files` are those of `upload_file`. Raises KeyChanged while a member has a key that nobody has vouched for,
+        DeviceRevoked, KeysWentBack, and ChatError as `send_message` does.
         """
         answers = UUID(reply_to) if isinstance(reply_to, str) else reply_to
         client_id = client_id or str(uuid4())
         for _ in range(ATTEMPTS):
             place = Place(self.id, self._keys.me, await self._prepare(), message_type, answers)
             try:
-                sent: events.MessageSent = await self._keys.ask(self._sealed(place, text, message_type, client_id))
+                sent: events.MessageSent = await self._keys.ask(
+                    self._sealed(place, text, message_type, files, client_id)
+                )
                 return sent
             except ChatError as error:
                 if error.code != "MESSAGE_KEY_OUTDATED":
@@ -93,21 +119,59 @@ class EncryptedRoom:
         raise _restless()
 
     def _sealed(
-        self, place: Place, text: str, message_type: Literal["text", "image", "file"], client_id: str
+        self,
+        place: Place,
+        text: str,
+        message_type: Literal["text", "image", "file"],
+        files: Sequence[SealedUpload],
+        client_id: str,
     ) -> commands.SendMessage:
-        data, iv = place.seal(self._held[place.key_version].key, text)
+        key = self._held[place.key_version].key
+        data, iv = place.seal(key, text)
         return commands.SendMessage(
             chatroom_id=self.id,
             content=EncryptedContent(encrypted_data=data, iv=iv, key_version=place.key_version),
             message_type=message_type,
             reply_to=place.reply_to,
             client_id=client_id,
+            attachments=[_reference(place.file(iv, file.id), key, file.info) for file in files],
         )
 
     def heard(self, event: ClientEvent) -> None:
         """An event has come."""
         if event.event in MOVES:
             self._checked_at = None
+
+    async def upload_file(
+        self, path: str | Path, *, name: str | None = None, progress: Progress | None = None
+    ) -> SealedUpload:
+        """Seals a file under a key of its own, and uploads it, to be sent with a message of this chatroom.
+
+        The server learns its size, and neither its name nor its type. Raises ChatError, OSError where it cannot be
+        read, and FileChanged.
+        """
+        source = await asyncio.to_thread(SealedFile, Path(path), name or Path(path).name)
+        fields = {"chatroom_id": str(self.id), "encrypted": "true"}
+        file = await self._files.upload(source, SEALED_NAME, fields, progress)
+        return SealedUpload(file.id, source.info())
+
+    async def send_file(
+        self,
+        path: str | Path,
+        text: str = "",
+        *,
+        name: str | None = None,
+        reply_to: UUID | str | None = None,
+        client_id: str | None = None,
+        progress: Progress | None = None,
+    ) -> events.MessageSent:
+        """Uploads a file and sends it, with words or without, for members alone.
+
+        Raises what `upload_file` and `send_encrypted` do.
+        """
+        await self._prepare()  # what cannot be sent is not uploaded
+        file = await self.upload_file(path, name=name, progress=progress)
+        return await self.send_encrypted(text, reply_to, message_type_of(file.info.file_type), client_id, [file])
 
     async def _prepare(self) -> int:
         """The version to write under, which every device that should has been given."""
@@ -203,6 +267,36 @@ class EncryptedRoom:
             return place.open(key, content.encrypted_data, content.iv)
         except SealBroken:
             raise CannotOpen("broken") from None
+
+    async def open_attachment(self, message: Message, attachment: Attachment) -> FileInfo:
+        """What a sealed file of a message is. Raises CannotOpen and KeyChanged, as `open` does."""
+        sealed, content = attachment.encrypted, message.content
+        if sealed is None or isinstance(content, str):
+            raise CannotOpen("not_encrypted")
+        key = await self._key(sealed.key_version)
+        place = Place(self.id, message.user_id, sealed.key_version, message.message_type, message.reply_to)
+        try:
+            info = place.file(content.iv, attachment.id).open(key, sealed.encrypted_data, sealed.iv)
+            return msgspec.json.decode(info, type=FileInfo)
+        except (SealBroken, msgspec.MsgspecError):
+            raise CannotOpen("broken") from None
+
+    async def download_file(
+        self, message: Message, attachment: Attachment, path: str | Path, *, progress: Progress | None = None
+    ) -> Path:
+        """Opens and saves a sealed file, under its own name where `path` is a folder, and says where it is.
+
+        It is there when all of it was found to be what the sender has sealed. Raises what `open_attachment` does,
+        ChatError, OSError, and FileExistsError in a folder.
+        """
+        info = await self.open_attachment(message, attachment)
+        place = await asyncio.to_thread(destination, path, info.filename)
+        target = await asyncio.to_thread(OpeningTarget, place, info)
+        try:
+            await self._files.download(attachment.id, attachment.file_size, target, progress)
+        except SealBroken:
+            raise CannotOpen("broken") from None
+        return place.path
 
     async def _key(self, version: int) -> bytes:
         if version not in self._held:

@@ -201,15 +201,27 @@ class ClientIO:
 
     async def _fetch_token(self) -> None:
         try:
-            given = self._token() if callable(self._token) else self._token
-            token = await given if inspect.isawaitable(given) else given
-            effects = self.state.authorize(token)
+            effects = self.state.authorize(await self._given_token())
         except (OSError, TimeoutError) as error:
             effects = self.state.unauthorized(f"no token: {error!r}")
         except Exception as error:
             effects = self._token_failed(error)
         self._fetching = None
         self._do(effects)
+
+    async def _given_token(self) -> str | None:
+        given = self._token() if callable(self._token) else self._token
+        return await given if inspect.isawaitable(given) else given
+
+    async def fresh_token(self) -> str:
+        """A token for what goes beside the socket. Raises ChatError."""
+        try:
+            token = await self._given_token()
+        except (OSError, TimeoutError) as error:
+            raise ChatError("SERVICE_UNAVAILABLE", f"no token: {error!r}") from error
+        if token is None:
+            raise ChatError("AUTH_REQUIRED", "Files go by HTTP, which takes a token or an API key, and no private key.")
+        return token
 
     def _token_failed(self, error: Exception) -> list[Effect]:
         if isinstance(error, ChatError) and error.kind.retryable:

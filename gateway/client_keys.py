@@ -42,17 +42,18 @@ class EndToEndError(Exception):
 
 
 class CannotOpen(EndToEndError):
-    """A message that does not open; `why` is one of the table below."""
+    """A message or a file that does not open; `why` is one of the table below."""
 
-    def __init__(self, why: Literal["not_encrypted", "no_key", "broken"]) -> None:
+    def __init__(self, why: Literal["not_encrypted", "sealed", "no_key", "broken"]) -> None:
         self.why = why
         super().__init__(_WHY[why])
 
 
 _WHY = {
-    "not_encrypted": "the message is text that was not encrypted",
+    "not_encrypted": "the message is text that was not encrypted, or the file one that was not sealed",
+    "sealed": "the sender has sealed the file for members: client.room(…).download_file opens it",
     "no_key": "this device has not been given the key: it came later, or was left out",
-    "broken": "the message was changed, moved here from elsewhere, or sealed by other means",
+    "broken": "it was changed, moved here from elsewhere, or sealed by other means",
 }
 
 

@@ -30,13 +30,19 @@ class Way:
         self._address = address
         self._codec = codec
         self._private_key = None if private_key is None else PrivateKey(private_key)
-        self._tls = tls or (ssl.create_default_context() if address.tls or _is_https(address.discover) else None)
+        secure = address.tls or _is_https(address.discover) or _is_https(address.http)
+        self.tls = tls or (ssl.create_default_context() if secure else None)
         self._discovered: bytes | None = None
 
     @property
     def name(self) -> str:
         """What stands in logs: without a query, where tokens may be."""
         return self._address.name
+
+    @property
+    def http(self) -> str:
+        """Where files go, and nothing where no place is as safe as the connection."""
+        return self._address.http
 
     async def open(self) -> Line:
         """A line, its handshakes done. Raises LineClosed."""
@@ -52,12 +58,12 @@ class Way:
             raise
 
     async def _open_at(self, address: Address) -> Line:
-        return await open_line(address, self._codec, self._private_key, self._tls if address.tls else None)
+        return await open_line(address, self._codec, self._private_key, self.tls if address.tls else None)
 
     async def _discover(self) -> bytes:
         try:
             async with asyncio.timeout(OPEN_TIMEOUT):
-                info = await _read(self._address.discover, self._tls)
+                info = await _read(self._address.discover, self.tls)
             return parse_key(info.noise.public_key)
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             raise LineClosed(ABNORMAL, f"no key at {self._address.discover}: {error!r}") from error

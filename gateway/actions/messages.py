@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from math import ceil
 from typing import Any
@@ -18,7 +18,7 @@ from gateway.services import Services
 from protocol.commands import FetchMessages, MessageRead, SendMessage
 from protocol.errors import ChatError
 from protocol.events import MessageReceived, MessageSent, MessagesFetched, ReadPosition, ReadReceipt
-from protocol.models import Attachment, Content, Message, Pagination
+from protocol.models import Attachment, Content, FileReference, Message, Pagination
 from storage import messages, rooms
 from storage.database import Connection
 from storage.events import CommittedEvent
@@ -59,6 +59,16 @@ def check_files(facts: Facts, file_ids: Sequence[UUID]) -> None:
         if status is None or status == "rejected":
             code = "FILE_NOT_FOUND" if status is None else "FILE_REJECTED"
             raise ChatError(code, details={"field": "attachments", "file_id": file_id})
+
+
+def check_sealed(room: RoomRow, files: Iterable[tuple[StoredFile, FileReference]]) -> None:
+    """An encrypted chatroom takes sealed files only; what opens one is under a version that is in use."""
+    for file, reference in files:
+        if room.encryption_enabled and (reference.encrypted is None or not file.description.encrypted):
+            details = {"field": "attachments", "file_id": file.id}
+            raise ChatError("MESSAGE_ENCRYPTION_FAILED", "Files are sealed here, too.", details=details)
+        if reference.encrypted is not None:
+            check_key_version(room, reference.encrypted)
 
 
 def check_key_version(room: RoomRow, content: Content) -> None:
@@ -105,6 +115,8 @@ class Sending(Struct, frozen=True):
         if facts.duplicate is None:
             check_may_send(facts, self.command.content)
             check_files(facts, self.file_ids)
+            assert facts.room is not None
+            check_sealed(facts.room, zip(self.files, self.command.attachments, strict=True))
             return self._write(facts)
         if facts.role is None or facts.sender is None:
             raise ChatError("CHATROOM_NOT_FOUND")

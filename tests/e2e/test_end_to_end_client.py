@@ -91,7 +91,7 @@ async def test_messages_that_do_not_open(enter: Enter) -> None:
     plain = msgspec.structs.replace(message, content="yes")
     assert await bob.text(plain) == "<not_encrypted>"
     with pytest.raises(RuntimeError, match="device="):
-        Client(bob.client._io).room(room)
+        Client(bob.client._io, bob.client._files).room(room)
 
 
 # --- coming and going ------------------------------------------------------------------------

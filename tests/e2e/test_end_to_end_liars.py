@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ from gateway.client import (
     KeysWentBack,
 )
 from gateway.client_encrypted_room import EncryptedRoom
+from gateway.client_files import Files
 from gateway.client_keys import Keys
 from protocol import commands, events
 from protocol.commands import Command
@@ -26,6 +28,7 @@ from protocol.models import DeviceKey, KeyWrap, WrappedKey
 from tests.e2e.ends import End, Enter, room_of
 from tests.e2e.ends import enter as enter  # a fixture
 
+NO_FILES = Files("", None, lambda: asyncio.sleep(0, ""))
 Lie = Callable[[Command, Any], Any]
 
 
@@ -37,7 +40,7 @@ def through(end: End, lie: Lie) -> tuple[EncryptedRoom, list[ClientEvent], Calla
         return lie(command, await end.client.call(command))
 
     keys = Keys(ask, end.person.id, end.device, told.append)
-    return EncryptedRoom(keys, UUID(int=0)), told, lambda room: EncryptedRoom(keys, room)
+    return EncryptedRoom(keys, UUID(int=0), NO_FILES), told, lambda room: EncryptedRoom(keys, room, NO_FILES)
 
 
 class Spy:

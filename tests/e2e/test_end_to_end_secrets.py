@@ -31,6 +31,7 @@ TEXTS = {
     "rotated": "planted end to end: after somebody has gone",
     "failed": "planted end to end: while the table was gone",
 }
+FILE = {"name": "planted-blueprint.pdf", "content": "planted in a sealed file: three hens are missing"}
 
 
 class Secrets:
@@ -39,6 +40,7 @@ class Secrets:
     def __init__(self) -> None:
         self.private: list[bytes] = []
         self.room_keys: dict[int, bytes] = {}
+        self.file_keys: list[bytes] = []
 
     def take(self, client: Client, device: Device, room: UUID) -> None:
         """Those of one device."""
@@ -58,6 +60,11 @@ async def talk(server: Server, room: UUID, people: list[Person], directory: Path
         first = (await ann.room(room).send_encrypted(TEXTS["first"])).message
         await bob.room(room).send_encrypted(TEXTS["reply"], reply_to=first.id)
         assert await eve.room(room).open(first) == TEXTS["first"]
+        (directory / FILE["name"]).write_text(FILE["content"] * 3_000)
+        sent = (await ann.room(room).send_file(directory / FILE["name"])).message
+        info = await bob.room(room).open_attachment(sent, sent.attachments[0])
+        assert info.filename == FILE["name"]
+        secrets.file_keys.append(info.key)
         await fail(server, people[0], room, ann.room(room)._held[1].key)
         await ann.call(commands.RemoveMember(chatroom_id=room, user_id=people[2].id))
         await bob.room(room).send_encrypted(TEXTS["rotated"])
@@ -172,12 +179,13 @@ async def test_the_server_cannot_read(start_server: StartServer, tmp_path: Path)
     assert b"a send failed" in stolen
     assert any("master" in path.name for path in files)
 
-    assert found(TEXTS, stolen) == []
-    assert not visible([*secrets.private, *secrets.room_keys.values()], stolen)
+    assert any("files" in path.parts and path.stat().st_size > 100_000 for path in files)
+    assert found(TEXTS | FILE, stolen) == []
+    assert not visible([*secrets.private, *secrets.room_keys.values(), *secrets.file_keys], stolen)
 
     keys = keyfile.load(server.directory / "data" / "keys")
     sealed = await unsealed(server, MasterKeys(keys.master), room)
-    assert [type(message.content) for message in sealed] == [EncryptedContent] * 3
+    assert [type(message.content) for message in sealed] == [EncryptedContent] * 4
     candidates = set().union(*(windows(blob) for blob in blobs(stolen)))
     assert len(secrets.room_keys) == 2
     assert opened(candidates, sealed) == set()
