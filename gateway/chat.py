@@ -193,12 +193,17 @@ class Chat:
         """
         now = asyncio.get_running_loop().time()
         if now - self._health[0] > HEALTH_SECONDS:
-            self._health = (now, {"database": await self._database_health(), **self._redis_health()})
+            others = self._redis_health() | self._files_health()
+            self._health = (now, {"database": await self._database_health()} | others)
         return self._health[1]
 
     def _redis_health(self) -> dict[str, str]:
         connected = self._services.nodes.connected
         return {} if connected is None else {"redis": "healthy" if connected else "degraded"}
+
+    def _files_health(self) -> dict[str, str]:
+        reachable = self._services.files.blobs.reachable
+        return {} if reachable is None else {"files": "healthy" if reachable else "degraded"}
 
     async def _database_health(self) -> str:
         try:

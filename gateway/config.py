@@ -16,6 +16,7 @@ from typing import Any
 from crypto import keyfile
 from crypto.keyfile import Keys
 from protocol.addresses import Network, is_loopback, networks
+from storage.places import Place, place_of
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -66,7 +67,9 @@ class Config:
         secret=True,
     )
     blobs: str | None = setting(
-        "PARLEY_BLOBS", None, "where the bytes of files are: `file:` and a directory; not set, `files` in PARLEY_DATA"
+        "PARLEY_BLOBS",
+        None,
+        "where files' bytes are: `file:` and a directory, or `s3://bucket/prefix`; not set, `files` in PARLEY_DATA",
     )
     database_pool: int = setting("PARLEY_DATABASE_POOL", 10, "most connections to the database")
     origins: tuple[str, ...] = setting(
@@ -239,14 +242,19 @@ class Config:
             ) from None
 
     @property
-    def blob_directory(self) -> Path:
+    def blob_place(self) -> Place:
         """Where the bytes of files are. Raises ConfigError."""
         if self.blobs is None:
             return self.data / "files"
-        scheme, _, path = self.blobs.partition(":")
-        if scheme != "file" or not path:
-            raise ConfigError(f"PARLEY_BLOBS is {self.blobs!r}; it has to be a directory, as in file:/srv/blobs")
-        return Path(path)
+        try:
+            return place_of(self.blobs)
+        except ValueError as error:
+            raise ConfigError(f"PARLEY_BLOBS is no place for files: {error}") from None
+
+    @property
+    def spool(self) -> Path:
+        """Where files are, sealed, on their way to S3."""
+        return self.data / "spool"
 
     @property
     def key_directory(self) -> Path:
@@ -275,7 +283,7 @@ class Config:
         _ = (
             config.tcp_may_be_clear,
             config.trusted_proxies,
-            config.blob_directory,
+            config.blob_place,
         )  # raise for what is not safe, or makes no sense
         return config
 

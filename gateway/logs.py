@@ -17,6 +17,8 @@ _QUIET = {
     "aiohttp.access": logging.CRITICAL,  # its lines hold whole request targets, and /metrics counts requests
     "websockets": logging.WARNING,  # at debug it writes every frame
     "asyncio": logging.WARNING,
+    "aiobotocore": logging.WARNING,  # at debug they write what they sign, and where credentials come from
+    "botocore": logging.WARNING,
 }
 """Loggers of libraries, and the level from which they are heard, at least."""
 

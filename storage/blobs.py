@@ -45,6 +45,9 @@ class BlobMissing(Exception):
 class Blobs(Protocol):
     """A place for blobs. What cannot be reached, or is full, is ChatError SERVICE_UNAVAILABLE."""
 
+    reachable: bool | None
+    """Whether it answered when it was last looked at; None where nothing lies between."""
+
     def spool(self) -> Path:
         """A new path beside the blobs, for bytes that are on their way in."""
         ...
@@ -134,6 +137,7 @@ class Directory:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self.reachable: bool | None = None
         self._hands = Hands(root / _SPOOL)
         self.spool = self._hands.spool
         self.run = self._hands.run

@@ -15,6 +15,7 @@ import pytest
 
 from storage.database import Database, migrate
 from storage.embedded import EmbeddedPostgres
+from tests.s3 import S3, Moto, Spoiler
 from tests.valkey import Valkey
 
 
@@ -90,3 +91,22 @@ def valkey(one_valkey: Valkey) -> Valkey:
 def valkey_url(valkey: Valkey) -> str:
     """The URL of a running, empty Valkey."""
     return valkey.url
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Moto]:
+    """The run's S3, which speaks real HTTP. Tests ask for `s3`, which has a bucket of the test's own there."""
+    server = Moto()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def s3(moto: Moto, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[S3]:
+    """An empty bucket, and what can go wrong on the way to it."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    async with Spoiler(moto.url) as spoiler:
+        bucket = S3(moto.url, spoiler, f"bucket-{uuid4().hex}")
+        await bucket.create()
+        yield bucket

@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from gateway.config import Config
-from storage.blobs import Blobs, Directory
+from storage import places
+from storage.blobs import Blobs
 
 
 @asynccontextmanager
 async def open_blobs(config: Config) -> AsyncIterator[Blobs]:
     """The place of blobs, for the server and for the commands of operators."""
-    blobs = Directory(config.blob_directory)
+    blobs = await places.open_blobs(config.blob_place, config.spool)
     try:
         yield blobs
     finally:

@@ -131,7 +131,7 @@ class Node:
             metrics=metrics,
             rates=Rates(10**6, time.monotonic),
             uploads=Rates(10**6, time.monotonic),
-            files=FileStore(write, Directory(config.blob_directory), MasterKeys(keys.master)),
+            files=FileStore(write, Directory(config.data / "files"), MasterKeys(keys.master)),
             types=Types(),
         )
         self.chat = Chat(self.services)

@@ -142,9 +142,9 @@ async def test_leftovers_of_crashes(world: World) -> None:
     assert isinstance(world.blobs, Directory)
     os.utime(old_spool, (before, before))
     for blob_id in await world.kept() - {fresh}:
-        os.utime(_path(world.node.config.blob_directory, blob_id), (before, before))
-    (world.node.config.blob_directory / "00").mkdir(exist_ok=True)
-    foreign = world.node.config.blob_directory / "00" / "README"
+        os.utime(_path(world.node.config.data / "files", blob_id), (before, before))
+    (world.node.config.data / "files" / "00").mkdir(exist_ok=True)
+    foreign = world.node.config.data / "files" / "00" / "README"
     foreign.write_text("not ours")
     os.utime(foreign, (before, before))
     assert await world.collector.sweep(3600) == Swept(unused=0, expired=0, blobs=1, spooled=1)

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config import Config, ConfigError, settings_table
+from storage.places import Bucket
 
 
 def test_defaults() -> None:
@@ -137,3 +138,46 @@ def test_tcp_has_an_address_or_is_off() -> None:
     """Both are values of one setting."""
     assert Config.from_env({"PARLEY_TCP": "127.0.0.1:9"}).tcp_address == ("127.0.0.1", 9)
     assert Config.from_env({"PARLEY_TCP": "off"}).tcp_address is None
+
+
+@pytest.mark.parametrize(
+    ("blobs", "place"),
+    [
+        ("", Path("/srv/parley/files")),
+        ("file:/srv/blobs", Path("/srv/blobs")),
+        ("s3://bucket", Bucket("bucket")),
+        ("s3://bucket/some/place/", Bucket("bucket", "some/place/")),
+        (
+            "s3://bucket/place?endpoint_url=http://127.0.0.1:9000&region=eu-west-1&timeout=2.5",
+            Bucket("bucket", "place/", "http://127.0.0.1:9000", "eu-west-1", 2.5),
+        ),
+    ],
+)
+def test_files_are_in_a_directory_or_a_bucket(blobs: str, place: Path | Bucket) -> None:
+    """One setting names either."""
+    config = Config.from_env({"PARLEY_DATA": "/srv/parley", "PARLEY_BLOBS": blobs})
+    assert (config.blob_place, config.spool) == (place, Path("/srv/parley/spool"))
+
+
+@pytest.mark.parametrize(
+    "blobs",
+    [
+        "/srv/blobs",
+        "file:",
+        "ftp://host/blobs",
+        "s3:bucket",
+        "s3:///prefix",
+        "s3://bucket/prefix#part",
+        "s3://bucket?endpoint=http://127.0.0.1:9000",
+        "s3://bucket?endpoint_url=127.0.0.1:9000",
+        "s3://bucket?timeout=0",
+        "s3://bucket?timeout=soon",
+        "s3://bucket?timeout=inf",
+        "s3://key:planted-secret@bucket",
+    ],
+)
+def test_no_place_for_files(blobs: str) -> None:
+    """What is neither a directory nor a bucket is refused at the start; what might be a secret is not repeated."""
+    with pytest.raises(ConfigError, match=r"^PARLEY_BLOBS is no place for files: ") as raised:
+        Config.from_env({"PARLEY_BLOBS": blobs})
+    assert "planted-secret" not in str(raised.value)
