@@ -8,8 +8,10 @@ from datetime import datetime
 from uuid import UUID
 
 from crypto.sealing import SealBroken
-from gateway.actions import files
+from gateway.actions import files, uploads
+from gateway.actions.uploads import Announced, Progress
 from gateway.actor import Actor
+from gateway.files.checksum import Algorithm
 from gateway.files.reading import Reading
 from gateway.files.store import Upload
 from gateway.services import Services
@@ -82,6 +84,11 @@ class FileDoor:
         self._services = services
         self._metrics = services.metrics.files
 
+    @property
+    def largest(self) -> int:
+        """Bytes in the largest file that is taken, whatever its type."""
+        return files.most_bytes(self._services.config)
+
     async def begin(self, actor: Actor, command: CreateUpload) -> Upload:
         """Begins an upload. Raises ChatError."""
         with self._metrics.refusals_of_uploads():
@@ -107,6 +114,42 @@ class FileDoor:
         async for piece in body:
             self._metrics.received(len(piece))
             yield piece
+
+    # --- uploads that go on after a cut ----------------------------------------------------------
+
+    async def start(
+        self,
+        actor: Actor,
+        command: CreateUpload,
+        metadata: str,
+        body: AsyncIterable[bytes],
+        checksum: tuple[Algorithm, bytes] | None,
+    ) -> Progress:
+        """Begins an upload, with its first bytes. Raises ChatError."""
+        return await uploads.start(self._services, actor, command, metadata, self._counted(body), checksum)
+
+    async def look(self, actor: Actor, file_id: UUID) -> Progress:
+        """How far an upload is. Raises ChatError."""
+        return await uploads.look(self._services, actor, file_id)
+
+    async def append(
+        self,
+        actor: Actor,
+        file_id: UUID,
+        body: AsyncIterable[bytes],
+        offset: int,
+        length: int | None,
+        checksum: tuple[Algorithm, bytes] | None,
+    ) -> Progress:
+        """Takes bytes from `offset` on; with the last one the upload becomes a file. Raises ChatError."""
+        announced = Announced(offset, length, checksum)
+        return await uploads.append(self._services, actor, file_id, announced, self._counted(body))
+
+    async def terminate(self, actor: Actor, file_id: UUID) -> None:
+        """Drops an upload, or its file. Raises ChatError."""
+        await uploads.terminate(self._services, actor, file_id)
+
+    # --- downloads -------------------------------------------------------------------------------
 
     async def open(self, actor: Actor, file_id: UUID, variant: Variant) -> OpenFile:
         """A file, or a picture of it. Raises ChatError."""

@@ -74,6 +74,9 @@ ERRORS: dict[str, ErrorKind] = {
     "IMAGE_TOO_LARGE": ErrorKind(422, False, "The picture has too many pixels or frames to be opened."),
     "IMAGE_INVALID": ErrorKind(422, False, "The picture cannot be opened."),
     "UPLOAD_OFFSET_MISMATCH": ErrorKind(409, False, "The upload goes on somewhere else: ask for its offset."),
+    "UPLOAD_CHECKSUM_MISMATCH": ErrorKind(460, False, "The bytes have another checksum than announced; none are kept."),
+    "UPLOAD_CHECKSUM_UNSUPPORTED": ErrorKind(400, False, "Checksums of this kind are not known here."),
+    "UPLOAD_VERSION_UNSUPPORTED": ErrorKind(412, False, "Tus-Resumable has to name a version that is spoken here."),
     # Limits and failures
     "RATE_LIMIT_EXCEEDED": ErrorKind(429, True, "Too many requests; wait for retry_after seconds."),
     "CONNECTION_LIMIT_EXCEEDED": ErrorKind(429, False, "Too many connections; close one first."),

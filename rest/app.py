@@ -12,6 +12,7 @@ from rest.middleware import Failures, Headers, Outcome
 from rest.pages import add_pages
 from rest.service import add_service
 from rest.settings import Chat, Observe, ReadMetrics, RestSettings
+from rest.tus import add_tus
 from rest.uploads import add_uploads
 
 
@@ -28,6 +29,7 @@ def make_app(chat: Chat, settings: RestSettings, metrics: ReadMetrics, observe: 
     admission = Admission(chat, charges)
     add_endpoints(app, chat, admission, settings.body_deadline)
     add_uploads(app, chat, admission, settings)
+    add_tus(app, chat, admission, settings)
     add_downloads(app, chat, admission, settings)
     add_service(app, chat, settings, metrics)
     add_pages(app, settings)

@@ -26,11 +26,23 @@ PREFLIGHT_AGE = 600
 STRICT_AGE = 31_536_000
 """Seconds, a year, for which a browser remembers to come by TLS only (RFC 6797)."""
 
+ALLOWED = (
+    "Authorization, Content-Disposition, Content-Type, If-Match, If-Modified-Since, If-None-Match, If-Range,"
+    " If-Unmodified-Since, Range, Tus-Resumable, Upload-Checksum, Upload-Defer-Length, Upload-Length, Upload-Metadata,"
+    " Upload-Offset, X-HTTP-Method-Override, X-Requested-With"
+)
+"""Headers that a script of an allowed origin may send."""
+
 EXPOSED = (
-    "Accept-Ranges, Content-Disposition, Content-Range, ETag, "
-    "Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
+    "Accept-Ranges, Content-Disposition, Content-Range, ETag, Location, Parley-File, Retry-After,"
+    " Tus-Checksum-Algorithm, Tus-Extension, Tus-Max-Size, Tus-Resumable, Tus-Version, Upload-Defer-Length,"
+    " Upload-Expires, Upload-Length, Upload-Metadata, Upload-Offset, X-RateLimit-Limit, X-RateLimit-Remaining,"
+    " X-RateLimit-Reset"
 )
 """Headers that a script of an allowed origin may read."""
+
+EXTRA = web.RequestKey[dict[str, str]]("extra", dict)
+"""Where a request keeps headers that its answer has, refusals too."""
 
 
 class Outcome:
@@ -72,6 +84,7 @@ class Headers:
         headers = response.headers
         # aiohttp would name itself, Python, and the versions of both.
         headers["Server"] = "Parley"
+        headers.update(request.get(EXTRA, {}))
         headers["X-Content-Type-Options"] = "nosniff"
         headers["Referrer-Policy"] = "no-referrer"
         # What the API says is for its reader alone; the few public answers say so themselves.
@@ -82,13 +95,12 @@ class Headers:
         _tell_allowance(request, response)
 
     def _preflight(self, request: web.Request) -> web.Response | None:
-        refusal = request.match_info.http_exception
         asked = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
-        if not asked or not isinstance(refusal, web.HTTPMethodNotAllowed) or self._allowed(request) is None:
+        if not asked or not (methods := _methods_at(request)) or self._allowed(request) is None:
             return None
         headers = {
-            "Access-Control-Allow-Methods": ", ".join(sorted(refusal.allowed_methods)),
-            "Access-Control-Allow-Headers": "Authorization, Content-Type, If-Match, If-None-Match, If-Range, Range",
+            "Access-Control-Allow-Methods": ", ".join(sorted(methods)),
+            "Access-Control-Allow-Headers": ALLOWED,
             "Access-Control-Max-Age": str(PREFLIGHT_AGE),
         }
         return web.Response(status=204, headers=headers)
@@ -105,6 +117,15 @@ class Headers:
         if origin is None:
             return None
         return "*" if "*" in self._origins else origin if origin in self._origins else None
+
+
+def _methods_at(request: web.Request) -> set[str]:
+    """The methods of an address that was asked with OPTIONS, whether it has that one or not."""
+    refusal = request.match_info.http_exception
+    if isinstance(refusal, web.HTTPMethodNotAllowed):
+        return refusal.allowed_methods
+    resource = request.match_info.route.resource
+    return set() if resource is None else {route.method for route in resource}
 
 
 def _tell_allowance(request: web.Request, response: web.StreamResponse) -> None:

@@ -7,20 +7,23 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable
 from typing import TypeVar
 
+from aiohttp import web
+
 from protocol.errors import ChatError
+from rest.settings import RestSettings
 
 T = TypeVar("T")
 
 GRACE = 20.0
-"""Seconds of waiting that any transfer may take beyond what its bytes do."""
+"""Seconds of waiting that any transfer may take beyond what its bytes do, where nothing else is said."""
 
 
 class Pace:
     """What a transfer has waited for its client, and may. Time that we ourselves take does not count."""
 
-    def __init__(self, slowest: int) -> None:
+    def __init__(self, slowest: int, grace: float = GRACE) -> None:
         self._slowest = slowest
-        self._left = GRACE
+        self._left = grace
 
     async def wait(self, awaitable: Awaitable[T]) -> T:
         """Waits for the client. Raises TimeoutError when it has taken too long in all."""
@@ -36,9 +39,12 @@ class Pace:
         self._left += size / self._slowest
 
 
-async def paced(body: AsyncIterable[bytes], slowest: int) -> AsyncIterator[bytes]:
-    """A request's body. Raises ChatError REQUEST_TIMEOUT when it comes more slowly than `slowest` bytes a second."""
-    pace = Pace(slowest)
+async def paced(body: AsyncIterable[bytes], settings: RestSettings) -> AsyncIterator[bytes]:
+    """A request's body, which has the time of any body and what its bytes take at `slowest_transfer`.
+
+    Raises ChatError REQUEST_TIMEOUT when that is over, or when the body is cut short.
+    """
+    pace = Pace(settings.slowest_transfer, settings.body_deadline)
     pieces = aiter(body)
     while True:
         try:
@@ -47,7 +53,9 @@ async def paced(body: AsyncIterable[bytes], slowest: int) -> AsyncIterator[bytes
             return
         except TimeoutError:
             raise ChatError("REQUEST_TIMEOUT", "The file came too slowly.") from None
-        except ConnectionError:
+        except OSError:
             raise ChatError("REQUEST_TIMEOUT", "The connection ended before the file did.") from None
+        except web.RequestPayloadError:
+            raise ChatError("VALIDATION_INVALID_FORMAT", "The body is not HTTP as we take it.") from None
         pace.moved(len(piece))
         yield piece

@@ -106,8 +106,47 @@ class File(Protocol):
         """Whether whoever asked for it may still have it."""
 
 
+ChecksumAlgorithm = Literal["md5", "sha1", "sha256"]
+"""How the bytes of a request may be checked."""
+
+Checksum = tuple[ChecksumAlgorithm, bytes]
+"""What the bytes of a request come to."""
+
+
+class Progress(Protocol):
+    """How far an upload is."""
+
+    @property
+    def id(self) -> UUID:
+        """The file's, once it is one."""
+
+    @property
+    def offset(self) -> int:
+        """Bytes that are kept."""
+
+    @property
+    def length(self) -> int | None:
+        """Bytes in all, where that is known."""
+
+    @property
+    def metadata(self) -> str:
+        """What the client has said of it."""
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When it is gone, if nothing more comes."""
+
+    @property
+    def url(self) -> str | None:
+        """Of the file that it has become."""
+
+
 class Files(Protocol):
     """What this layer asks of `gateway.file_door.FileDoor`."""
+
+    @property
+    def largest(self) -> int:
+        """Bytes in the largest file that is taken."""
 
     async def begin(self, actor: Any, command: CreateUpload) -> Any:
         """Begins an upload. Raises ChatError."""
@@ -119,6 +158,28 @@ class Files(Protocol):
         self, actor: Any, upload: Any, *, chatroom_id: UUID | None = None, sha256: bytes | None = None
     ) -> UploadedFile:
         """Makes a file of an upload. Raises ChatError."""
+
+    async def start(
+        self, actor: Any, command: CreateUpload, metadata: str, body: AsyncIterable[bytes], checksum: Checksum | None
+    ) -> Progress:
+        """Begins an upload, with its first bytes. Raises ChatError."""
+
+    async def look(self, actor: Any, file_id: UUID) -> Progress:
+        """How far an upload is. Raises ChatError."""
+
+    async def append(
+        self,
+        actor: Any,
+        file_id: UUID,
+        body: AsyncIterable[bytes],
+        offset: int,
+        length: int | None,
+        checksum: Checksum | None,
+    ) -> Progress:
+        """Takes bytes from `offset` on. Raises ChatError."""
+
+    async def terminate(self, actor: Any, file_id: UUID) -> None:
+        """Drops an upload, or its file. Raises ChatError."""
 
     async def open(self, actor: Any, file_id: UUID, variant: Variant) -> File:
         """A file, or a picture of it. Raises ChatError."""

@@ -43,7 +43,7 @@ class Uploads:
     def __init__(self, chat: Chat, admission: Admission, settings: RestSettings) -> None:
         self._files = chat.files
         self._admission = admission
-        self._slowest = settings.slowest_transfer
+        self._settings = settings
 
     async def upload(self, request: web.Request) -> web.Response:
         """One file. Raises ChatError."""
@@ -88,7 +88,7 @@ class Uploads:
 
     async def _receive(self, actor: Actor, command: CreateUpload, body: AsyncIterable[bytes]) -> Any:
         upload = await self._files.begin(actor, command)
-        await self._files.receive(upload, paced(body, self._slowest))
+        await self._files.receive(upload, paced(body, self._settings))
         return upload
 
 

@@ -25,6 +25,7 @@ class Description(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `parts` are the sizes of the file's parts: one that is missing, or too many, is noticed. `encrypted` says that the
     client has sealed the file, so that nothing can be known of what is in it. `refused` is why there is no picture.
+    `metadata` is what the client has said in Upload-Metadata (tus 1.0), which it may ask for.
     """
 
     name: str
@@ -38,10 +39,14 @@ class Description(Struct, frozen=True, kw_only=True, omit_defaults=True):
     small: int | None = None
     large: int | None = None
     refused: str | None = None
+    metadata: str = ""
 
 
 class StoredFile(Struct, frozen=True, kw_only=True):
-    """A row of `files`, opened. `size` is in bytes; of an upload, what was announced, or 0."""
+    """A row of `files`, opened. `size` is in bytes; of an upload, what was announced, or 0.
+
+    `part_size` is the bytes in each part but the last, of an upload whose parts come in any order.
+    """
 
     id: UUID
     uploader_id: UUID
@@ -50,6 +55,7 @@ class StoredFile(Struct, frozen=True, kw_only=True):
     status: Status
     size: int
     received: int
+    part_size: int | None = None
     key: bytes
     description: Description
     created_at: datetime
@@ -66,8 +72,8 @@ class Part(NamedTuple):
 
 
 _COLUMNS = (
-    "f.id, f.uploader_id, f.chatroom_id, f.purpose, f.status, f.size, f.received, f.master_key_id, f.wrapped_key, "
-    "f.nonce, f.sealed, f.created_at, f.updated_at, f.expires_at"
+    "f.id, f.uploader_id, f.chatroom_id, f.purpose, f.status, f.size, f.received, f.part_size, f.master_key_id, "
+    "f.wrapped_key, f.nonce, f.sealed, f.created_at, f.updated_at, f.expires_at"
 )
 
 _LIVE = "(f.expires_at IS NULL OR f.expires_at > now())"
@@ -105,8 +111,8 @@ async def begin(conn: Connection, file: StoredFile, master: MasterKeys) -> None:
     nonce, sealed = seal(file.key, _encode(file.description), _bound(file.id))
     await conn.execute(
         """INSERT INTO files (id, uploader_id, chatroom_id, purpose, status, size, master_key_id, wrapped_key,
-                              nonce, sealed, expires_at)
-           VALUES ($1, $2, $3, $4, 'uploading', $5, $6, $7, $8, $9, $10)""",
+                              nonce, sealed, expires_at, part_size)
+           VALUES ($1, $2, $3, $4, 'uploading', $5, $6, $7, $8, $9, $10, $11)""",
         file.id,
         file.uploader_id,
         file.chatroom_id,
@@ -117,6 +123,7 @@ async def begin(conn: Connection, file: StoredFile, master: MasterKeys) -> None:
         nonce,
         sealed,
         file.expires_at,
+        file.part_size,
     )
 
 
@@ -159,6 +166,12 @@ async def parts_of(conn: Connection, file_id: UUID, variant: Variant) -> list[Pa
         variant,
     )
     return [Part(*row) for row in rows]
+
+
+async def lock_parts(conn: Connection, file_id: UUID, parts: Sequence[Part]) -> bool:
+    """Whether these are the parts of an upload; until the transaction ends, they are."""
+    await conn.execute("SELECT FROM files WHERE id = $1 FOR UPDATE", file_id)
+    return await parts_of(conn, file_id, "whole") == list(parts)
 
 
 async def finish(conn: Connection, file: StoredFile) -> bool:

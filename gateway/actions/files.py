@@ -81,6 +81,13 @@ def check_digest(announced: bytes | None, digest: bytes) -> None:
         raise ChatError("FILE_UPLOAD_FAILED", "The file has another SHA-256 than announced.")
 
 
+def is_refused_for_good(file: StoredFile, error: ChatError) -> bool:
+    """Whether an upload cannot become a file any more. Parts that are missing or wrong can still be sent."""
+    if file.part_size is not None and error.code == "FILE_UPLOAD_FAILED":
+        return False
+    return not error.kind.retryable and error.code not in ("FILE_NOT_FOUND", "UPLOAD_OFFSET_MISMATCH")
+
+
 def check_quota(config: Config, used: Usage, size: int) -> None:
     """All files of a user, and all of a chatroom, have so much room together."""
     for whose, taken, limit in (
@@ -102,7 +109,9 @@ def check_status(file: StoredFile) -> None:
 # --- uploading -------------------------------------------------------------------------------
 
 
-async def begin_upload(services: Services, actor: Actor, command: CreateUpload) -> Upload:
+async def begin_upload(
+    services: Services, actor: Actor, command: CreateUpload, *, metadata: str = "", part_size: int | None = None
+) -> Upload:
     """Makes room for a file. Raises ChatError FILE_TOO_LARGE, FILE_QUOTA_EXCEEDED, CHATROOM_NOT_FOUND and others."""
     bots.check_scope(actor, command)
     config = services.config
@@ -118,7 +127,8 @@ async def begin_upload(services: Services, actor: Actor, command: CreateUpload) 
         size=size,
         received=0,
         key=new_key(),
-        description=Description(name=clean_name(command.filename), encrypted=command.encrypted),
+        part_size=part_size,
+        description=Description(name=clean_name(command.filename), encrypted=command.encrypted, metadata=metadata),
         created_at=datetime.now(UTC),
         updated_at=datetime.now(UTC),
         expires_at=datetime.now(UTC) + timedelta(seconds=life) if life else None,
@@ -157,8 +167,8 @@ async def finish_upload(
     try:
         return await _finish(services, actor, upload, chatroom_id or upload.file.chatroom_id, sha256)
     except ChatError as error:
-        if not error.kind.retryable:
-            await services.files.abandon([upload.file.id])
+        if is_refused_for_good(upload.file, error):
+            await services.files.drop(upload)
         raise
 
 
@@ -182,9 +192,16 @@ async def _finish(
     async with services.database.transaction() as conn:
         await _check_room(conn, actor, chatroom_id)
         check_quota(services.config, await files.lock_usage(conn, actor.user.id, chatroom_id, file.id), file.size)
-        if not await files.finish(conn, file):
-            raise files.not_found()
-    return uploaded_file(file)
+        done = await files.lock_parts(conn, file.id, upload.parts) and await files.finish(conn, file)
+    return uploaded_file(file if done else await _finished_meanwhile(services, actor, file.id))
+
+
+async def _finished_meanwhile(services: Services, actor: Actor, file_id: UUID) -> StoredFile:
+    """The file that another request has made of an upload. Raises ChatError where it goes on instead, or is gone."""
+    upload = await services.files.upload_of(actor.user.id, file_id)
+    if upload.file.status == "uploading":
+        raise ChatError("UPLOAD_OFFSET_MISMATCH")
+    return upload.file
 
 
 # --- having ----------------------------------------------------------------------------------

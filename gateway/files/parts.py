@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 class PartWriter:
-    """Writes one part into a new file. `digest` is told of the bytes as they were. Raises OSError."""
+    """Writes one part into a new file. `digests` are told of the bytes as they were. Raises OSError."""
 
-    def __init__(self, path: Path, seal: PartSeal, digest: _Hash | None = None) -> None:
+    def __init__(self, path: Path, seal: PartSeal, digests: Iterable[_Hash] = ()) -> None:
         self.path = path
         self.size = 0
         self.failed = False
         """Whether something could not be written: then the file is of no use."""
         self._seal = seal
-        self._digest = digest
+        self._digests = tuple(digests)
         self._rest = bytearray()
         self._index = 0
         self._file = path.open("xb", buffering=0)
@@ -31,8 +31,8 @@ class PartWriter:
         for piece in pieces:
             self._rest += piece
             self.size += len(piece)
-            if self._digest is not None:
-                self._digest.update(piece)
+            for digest in self._digests:
+                digest.update(piece)
         whole = (len(self._rest) - 1) // CHUNK
         if whole < 1:
             return

@@ -13,10 +13,11 @@ from uuid_utils.compat import uuid4
 
 from crypto.file_sealing import PartSeal
 from crypto.sealing import MasterKeys, SealBroken
+from gateway.files.checksum import Checksum
 from gateway.files.parts import PartWriter, write_part
 from gateway.files.reading import Reading
 from protocol.errors import ChatError
-from storage import files
+from storage import files, uploads
 from storage.blobs import Blobs
 from storage.database import Connection, Database
 from storage.files import Part, StoredFile, Variant
@@ -66,7 +67,7 @@ class FileStore:
     async def begin(self, conn: Connection, file: StoredFile) -> Upload:
         """Starts an upload, in the transaction in which the rules were looked at."""
         await files.begin(conn, file, self._master)
-        return Upload(file, (), sha256())
+        return Upload(file, (), sha256() if file.part_size is None else None)
 
     async def upload_of(self, user_id: UUID, file_id: UUID) -> Upload:
         """An upload of this user's, or a file that it came to. Raises ChatError FILE_NOT_FOUND."""
@@ -76,35 +77,44 @@ class FileStore:
                 raise files.not_found()
             return Upload(file, await files.parts_of(conn, file_id, "whole"), None)
 
-    async def receive(self, upload: Upload, body: AsyncIterable[bytes], most: int, *, resumable: bool) -> None:
+    async def receive(
+        self,
+        upload: Upload,
+        body: AsyncIterable[bytes],
+        most: int,
+        *,
+        resumable: bool,
+        checksum: Checksum | None = None,
+    ) -> None:
         """Takes bytes behind those that are there, `most` in all.
 
-        Raises ChatError FILE_TOO_LARGE, UPLOAD_OFFSET_MISMATCH where others write too, and what `body` raises. Of a
-        `resumable` upload, what came before an error is kept.
+        Raises ChatError FILE_TOO_LARGE, UPLOAD_OFFSET_MISMATCH where others write too, UPLOAD_CHECKSUM_MISMATCH, and
+        what `body` raises. Of a `resumable` upload, what came before an error is kept; with a `checksum`, all or none.
         """
         writer: PartWriter | None = None
-        size = upload.received
         try:
-            async for batch in _batches(body):
-                size += sum(map(len, batch))
-                if size > most:
-                    raise ChatError("FILE_TOO_LARGE", details={"limit": most})
+            async for batch in _bounded(_batches(body), upload.received, most):
                 if writer is None:
-                    writer = await self._next_writer(upload)
+                    writer = await self._next_writer(upload, checksum)
                 await self.blobs.run(partial(writer.write, batch))
-                if writer.size >= PART:
+                if writer.size >= PART and checksum is None:
                     full, writer = writer, None
                     await self._keep(upload, full)
+            if checksum is not None:
+                checksum.check()
         except BaseException:
             if writer is not None:
-                await self._keep_or_drop(upload, writer, keep=resumable)
+                await self._keep_or_drop(upload, writer, keep=resumable and checksum is None)
             raise
         if writer is not None:
             await self._keep(upload, writer)
 
-    async def _next_writer(self, upload: Upload) -> PartWriter:
+    async def _next_writer(self, upload: Upload, checksum: Checksum | None) -> PartWriter:
         seal = PartSeal(upload.file.key, upload.file.id, "whole", len(upload.parts))
-        return await self.blobs.run(partial(PartWriter, self.blobs.spool(), seal, upload.digest))
+        digests = [upload.digest] if upload.digest is not None else []
+        if checksum is not None:
+            digests.append(checksum.digest)
+        return await self.blobs.run(partial(PartWriter, self.blobs.spool(), seal, digests))
 
     async def _keep_or_drop(self, upload: Upload, writer: PartWriter, *, keep: bool) -> None:
         if keep and writer.size and not writer.failed:
@@ -140,6 +150,12 @@ class FileStore:
         """The first bytes of what was received."""
         reading = self._reading(upload.file, "whole", upload.parts)
         return b"".join([piece async for piece in reading.read(0, min(length, reading.size))])
+
+    async def drop(self, upload: Upload) -> None:
+        """Drops an upload, but not a file that it has become: its row, then its blobs."""
+        async with self._database.transaction() as conn:
+            blobs = await uploads.drop(conn, upload.file.id)
+        await self.blobs.delete(blobs)
 
     async def keep_picture(self, file: StoredFile, variant: Variant, data: bytes) -> Part:
         """Keeps a picture of a file; a row has to name it then."""
@@ -205,15 +221,30 @@ class FileStore:
             self._known.popitem(last=False)
 
 
+async def _bounded(batches: AsyncIterable[list[bytes]], size: int, most: int) -> AsyncIterator[list[bytes]]:
+    """Batches behind `size` bytes, up to `most`. Raises ChatError FILE_TOO_LARGE instead of giving more."""
+    async for batch in batches:
+        size += sum(map(len, batch))
+        if size > most:
+            raise ChatError("FILE_TOO_LARGE", details={"limit": most})
+        yield batch
+
+
 async def _batches(body: AsyncIterable[bytes]) -> AsyncIterator[list[bytes]]:
-    """What a body brings, in batches that are worth a thread's while."""
+    """What a body brings, in batches that are worth a thread's while; the last one before an error, too."""
     batch: list[bytes] = []
     size = 0
-    async for piece in body:
-        batch.append(piece)
-        size += len(piece)
-        if size >= BATCH:
-            yield batch
-            batch, size = [], 0
+    error: ChatError | None = None
+    try:
+        async for piece in body:
+            batch.append(piece)
+            size += len(piece)
+            if size >= BATCH:
+                yield batch
+                batch, size = [], 0
+    except ChatError as caught:
+        error = caught
     if batch:
         yield batch
+    if error is not None:
+        raise error

@@ -9,6 +9,7 @@ CREATE TABLE files (
     status        text NOT NULL CHECK (status IN ('uploading', 'scanning', 'ready', 'rejected')),
     size          bigint NOT NULL,            -- bytes; of an upload, what was announced, or 0
     received      bigint NOT NULL DEFAULT 0,  -- bytes that are kept of an upload
+    part_size     bigint,                     -- of an upload whose parts come in any order: bytes in each but the last
     master_key_id text NOT NULL,
     wrapped_key   bytea NOT NULL,
     nonce         bytea NOT NULL,
