@@ -162,6 +162,19 @@ class GetFile(Command, frozen=True):
     file_id: UUID
 
 
+class ListFiles(Command, frozen=True):
+    """Reads the user's own files, the newest first, and how much of their quota is used."""
+
+    page: PageNumber = 1
+    limit: PageLimit = 20
+
+
+class DeleteFile(Command, frozen=True):
+    """Takes a file of the user's own away from everyone, also where it stands in messages."""
+
+    file_id: UUID
+
+
 class FetchMessages(Command, frozen=True):
     """Reads history, newest first with `before` or without a cursor, oldest first with `after`."""
 

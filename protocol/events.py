@@ -28,6 +28,7 @@ from protocol.models import (
     Role,
     RotationReason,
     SyncedRoom,
+    UploadedFile,
     User,
     UserProfile,
     WrappedKey,
@@ -268,6 +269,15 @@ class UploadStarted(Event, frozen=True):
     """An upload has begun; `fid` will be the file's id."""
 
     fid: UUID
+
+
+class FilesListed(Event, frozen=True):
+    """A page of the user's files. All of them, with uploads under way, take `used` of `quota` bytes."""
+
+    files: tuple[UploadedFile, ...]
+    used: int
+    quota: int
+    pagination: Pagination
 
 
 class MessagesFetched(Event, frozen=True):

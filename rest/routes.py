@@ -61,6 +61,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/users/me/keys", commands.ListDeviceKeys, events.DeviceKeysListed),
     Route("PUT", "/users/me/keys", commands.PutDeviceKey, events.DeviceKeyPut),
     Route("DELETE", "/users/me/keys", commands.DeleteDeviceKey, events.DeviceKeyDeleted),
+    Route("GET", "/users/me/files", commands.ListFiles, events.FilesListed),
     Route("GET", "/users", commands.SearchUsers, events.UsersFound),
     Route("GET", "/users/{user_id}", commands.GetUser, models.UserProfile),
     Route("GET", "/users/{user_id}/keys", commands.GetUserKeys, events.DeviceKeysListed),
@@ -91,5 +92,6 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/chatrooms/{chatroom_id}/keys", commands.PutChatroomKeys, events.ChatroomKeysPut),
     Route("POST", "/files", commands.CreateUpload, events.UploadStarted, 201),
     Route("GET", "/files/{file_id}/info", commands.GetFile, models.UploadedFile),
+    Route("DELETE", "/files/{file_id}", commands.DeleteFile, None, message="The file is deleted"),
 )
 """Every address that is a command. `/users/me…` stands before `/users/{user_id}…`, which would take it."""

@@ -111,8 +111,8 @@ async def begin(conn: Connection, file: StoredFile, master: MasterKeys) -> None:
     nonce, sealed = seal(file.key, _encode(file.description), _bound(file.id))
     await conn.execute(
         """INSERT INTO files (id, uploader_id, chatroom_id, purpose, status, size, master_key_id, wrapped_key,
-                              nonce, sealed, expires_at, part_size)
-           VALUES ($1, $2, $3, $4, 'uploading', $5, $6, $7, $8, $9, $10, $11)""",
+                              nonce, sealed, expires_at, part_size, created_at)
+           VALUES ($1, $2, $3, $4, 'uploading', $5, $6, $7, $8, $9, $10, $11, $12)""",
         file.id,
         file.uploader_id,
         file.chatroom_id,
@@ -124,6 +124,7 @@ async def begin(conn: Connection, file: StoredFile, master: MasterKeys) -> None:
         sealed,
         file.expires_at,
         file.part_size,
+        file.created_at,
     )
 
 
@@ -270,6 +271,29 @@ async def statuses(conn: Connection, file_ids: Sequence[UUID]) -> dict[UUID, Sta
     """What became of files, as far as they are still there."""
     rows = await conn.fetch("SELECT id, status FROM files WHERE id = ANY($1::uuid[])", list(file_ids))
     return {row["id"]: row["status"] for row in rows}
+
+
+async def of_uploader(
+    conn: Connection, master: MasterKeys, user_id: UUID, limit: int, skip: int
+) -> tuple[list[StoredFile], int]:
+    """A page of a user's files, the newest first, and how many they have in all."""
+    mine = f"f.uploader_id = $1 AND f.status <> 'uploading' AND f.purpose = 'file' AND {_LIVE}"
+    rows = await conn.fetch(
+        f"SELECT {_COLUMNS} FROM files f WHERE {mine} ORDER BY f.created_at DESC, f.id LIMIT $2 OFFSET $3",
+        user_id,
+        limit,
+        skip,
+    )
+    total: int = await conn.fetchval(f"SELECT count(*) FROM files f WHERE {mine}", user_id)
+    return [_opened(row, master) for row in rows], total
+
+
+async def used_by(conn: Connection, user_id: UUID) -> int:
+    """Bytes that a user takes, uploads under way with what they announced."""
+    used: int = await conn.fetchval(
+        "SELECT coalesce(sum(greatest(size, received)), 0)::bigint FROM files WHERE uploader_id = $1", user_id
+    )
+    return used
 
 
 # --- messages --------------------------------------------------------------------------------

@@ -58,6 +58,19 @@ async def remove_unused(conn: Connection, file_ids: Sequence[UUID], unused_for: 
     return await delete_unreferenced(conn, [row["id"] for row in rows])
 
 
+async def release_deleted_chatrooms(conn: Connection, limit: int) -> int:
+    """Files in messages of deleted chatrooms do not count as sent any more. Returns how many places there were."""
+    done = await conn.execute(
+        """DELETE FROM message_files a USING (
+               SELECT a.chatroom_id, a.message_id, a.file_id
+               FROM chatrooms c JOIN message_files a ON a.chatroom_id = c.id
+               WHERE c.deleted_at IS NOT NULL LIMIT $1) gone
+           WHERE (a.chatroom_id, a.message_id, a.file_id) = (gone.chatroom_id, gone.message_id, gone.file_id)""",
+        limit,
+    )
+    return int(done.rpartition(" ")[2])
+
+
 async def remove_expired(conn: Connection, limit: int) -> Cleared:
     """Removes files whose time is over, also those that stand in messages; the messages stay."""
     rows = await conn.fetch(

@@ -94,6 +94,7 @@ class Collector:
 
     async def collect(self) -> int:
         """Removes files that stand in no message, and uploads that stand still. Returns how many there were."""
+        await self._release_deleted_chatrooms()
         count = 0
         after: UUID | None = UUID(int=0)
         while after is not None:
@@ -102,6 +103,12 @@ class Collector:
             for at in range(0, len(found), BATCH):
                 count += await self._collect(found[at : at + BATCH])
         return count
+
+    async def _release_deleted_chatrooms(self) -> None:
+        released = True
+        while released:
+            async with self._database.transaction() as conn:
+                released = bool(await files_clearing.release_deleted_chatrooms(conn, ROWS))
 
     async def _collect(self, file_ids: list[UUID]) -> int:
         return await self._remove("unused", lambda conn: files_clearing.remove_unused(conn, file_ids, self._unused_for))

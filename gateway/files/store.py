@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from functools import partial
@@ -17,10 +18,11 @@ from gateway.files.checksum import Checksum
 from gateway.files.parts import PartWriter, write_part
 from gateway.files.reading import Reading
 from protocol.errors import ChatError
-from storage import files, uploads
+from storage import files, files_clearing, uploads
 from storage.blobs import Blobs
 from storage.database import Connection, Database
 from storage.files import Part, StoredFile, Variant
+from storage.files_clearing import Cleared
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -168,9 +170,14 @@ class FileStore:
         """Drops uploads and files that stand in no message: their rows, then their blobs."""
         async with self._database.transaction() as conn:
             cleared = await files.remove(conn, file_ids)
-        for file_id in file_ids:
+        await self.forget(cleared)
+
+    async def forget(self, cleared: Cleared) -> None:
+        """Drops what belongs to rows that are gone. A blob that stays, for an error or a crash, is swept later."""
+        for file_id in cleared.file_ids:
             self._known.pop(file_id, None)
-        await self.blobs.delete(cleared.blob_ids)
+        with contextlib.suppress(ChatError):
+            await self.blobs.delete(cleared.blob_ids)
 
     # --- out -------------------------------------------------------------------------------------
 
@@ -181,6 +188,20 @@ class FileStore:
         if file is None:
             raise files.not_found()
         return file
+
+    async def of_uploader(self, user_id: UUID, limit: int, skip: int) -> tuple[list[StoredFile], int, int]:
+        """A page of a user's files, how many they have in all, and the bytes that they take."""
+        async with self._database.acquire() as conn:
+            found, total = await files.of_uploader(conn, self._master, user_id, limit, skip)
+            return found, total, await files.used_by(conn, user_id)
+
+    async def delete(self, user_id: UUID, file_id: UUID) -> None:
+        """Takes a user's own file, or an upload of theirs, away from everyone. Raises ChatError FILE_NOT_FOUND."""
+        async with self._database.transaction() as conn:
+            cleared = await files_clearing.remove_own(conn, file_id, user_id)
+        if not cleared.file_ids:
+            raise files.not_found()
+        await self.forget(cleared)
 
     async def is_seen(self, user_id: UUID, sign_in_id: UUID, file_id: UUID) -> bool:
         """Whether they still may."""

@@ -16,7 +16,7 @@ import pytest
 from gateway.actor import Actor
 from gateway.files import collector as module
 from gateway.files.collector import Collector, Swept
-from protocol.commands import CreateUpload, SendMessage
+from protocol.commands import CreateUpload, DeleteChatroom, SendMessage
 from protocol.errors import ChatError
 from protocol.models import FileReference
 from storage import files, files_clearing
@@ -108,6 +108,20 @@ async def test_what_goes_and_what_stays(world: World, monkeypatch: pytest.Monkey
     assert await world.read(world.bob, sent) == b"some bytes"
     with pytest.raises(ChatError, match="FILE_NOT_FOUND"):
         await world.send(old[0])
+
+
+async def test_a_deleted_chatroom(world: World) -> None:
+    """What was sent only to a chatroom that is deleted is unused; what was sent elsewhere too is not."""
+    file_id, other = await world.upload(), await world.upload()
+    await world.send(file_id, other)
+    deleted, world.room = world.room, await world.node.room(world.ann, world.bob)
+    await world.send(other)
+    for each in (file_id, other):
+        await world.age(each, 2)
+    await world.node.chat.handle(world.ann, DeleteChatroom(chatroom_id=deleted))
+    assert await world.collector.collect() == 1
+    assert await world.rows() == {other}
+    assert await world.read(world.bob, other) == b"some bytes"
 
 
 async def test_expired(world: World) -> None:

@@ -160,6 +160,8 @@ RESULTS: dict[type[Command], Struct | None] = {
         sha256="00",
         upload_date=NOW,
     ),
+    c.ListFiles: e.FilesListed(files=(), used=0, quota=1, pagination=PAGE),
+    c.DeleteFile: None,
     c.MessageRead: e.ReadPosition(chatroom_id=ROOM_ID, last_read_seq=2, unread_count=0),
 }
 

@@ -133,6 +133,8 @@ CASES: list[tuple[str, str, Any, int, Command]] = [
     ),
     ("POST", "/files", {"filename": "a.txt"}, 201, c.CreateUpload(filename="a.txt")),
     ("GET", f"/files/{U}/info", None, 200, c.GetFile(file_id=UUID(U))),
+    ("DELETE", f"/files/{U}", None, 200, c.DeleteFile(file_id=UUID(U))),
+    ("GET", "/users/me/files?limit=5", None, 200, c.ListFiles(limit=5)),
     ("POST", f"/chatrooms/{R}/read", {"seq": 2}, 200, c.MessageRead(chatroom_id=ROOM_ID, seq=2)),
 ]
 
