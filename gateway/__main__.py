@@ -22,6 +22,7 @@ from gateway.config import Config, ConfigError
 from gateway.door import Door
 from gateway.drain import drain
 from gateway.files.collector import Collector
+from gateway.files.pictures import Pictures
 from gateway.files.place import open_blobs
 from gateway.files.store import FileStore
 from gateway.files.types import Types
@@ -137,6 +138,7 @@ async def _run_node(
         uploads=Rates(config.limit_uploads, time.monotonic, cluster.share(config.limit_uploads, HOUR), period=HOUR),
         files=FileStore(database, blobs, master),
         types=Types(),
+        pictures=Pictures(),
     )
     chat = Chat(services)
     door = Door(config, hub, chat, database, wheel, presence, metrics, cluster.bus, cluster.tokens, cluster.fence)

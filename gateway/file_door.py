@@ -12,6 +12,7 @@ from gateway.actions import files, uploads
 from gateway.actions.uploads import Announced, Progress
 from gateway.actor import Actor
 from gateway.files.checksum import Algorithm
+from gateway.files.pictures import PICTURE_TYPE
 from gateway.files.reading import Reading
 from gateway.files.store import Upload
 from gateway.services import Services
@@ -42,7 +43,7 @@ class OpenFile:
     @property
     def file_type(self) -> str:
         """Its media type, as its bytes say."""
-        return self._file.description.file_type
+        return self._file.description.file_type if self._variant == "whole" else PICTURE_TYPE
 
     @property
     def size(self) -> int:

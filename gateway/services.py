@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from crypto.passwords import Passwords
 from crypto.tokens import AccessTokens, RefreshTokens
 from gateway.config import Config
+from gateway.files.pictures import Pictures
 from gateway.files.store import FileStore
 from gateway.files.types import Types
 from gateway.hub import Hub
@@ -38,3 +39,4 @@ class Services:
     uploads: Rates
     files: FileStore
     types: Types
+    pictures: Pictures

@@ -15,6 +15,7 @@ from uuid_utils.compat import uuid4
 
 from crypto.sealing import new_key
 from gateway.actions import bots
+from gateway.actions.previews import add_previews, drop_previews, name_previews
 from gateway.actor import Actor
 from gateway.config import Config
 from gateway.files.reading import Reading
@@ -186,14 +187,26 @@ async def _finish(
         file_type = await services.files.blobs.run(partial(services.types.of, head))
         check_size_of_type(services.config, upload.received, file_type)
         description = structs.replace(description, file_type=file_type)
+    description, kept = await add_previews(services, upload, description)
     file = structs.replace(
         upload.file, status="ready", size=upload.received, chatroom_id=chatroom_id, description=description
     )
-    async with services.database.transaction() as conn:
-        await _check_room(conn, actor, chatroom_id)
-        check_quota(services.config, await files.lock_usage(conn, actor.user.id, chatroom_id, file.id), file.size)
-        done = await files.lock_parts(conn, file.id, upload.parts) and await files.finish(conn, file)
-    return uploaded_file(file if done else await _finished_meanwhile(services, actor, file.id))
+    try:
+        async with services.database.transaction() as conn:
+            await _check_room(conn, actor, chatroom_id)
+            check_quota(services.config, await files.lock_usage(conn, actor.user.id, chatroom_id, file.id), file.size)
+            done = await files.lock_parts(conn, file.id, upload.parts) and await files.finish(conn, file)
+            if done:
+                await name_previews(conn, upload, kept)
+    except ChatError as error:
+        # After a commit whose answer was lost a row may name them; if none does, the sweep finds them.
+        if not error.kind.retryable:
+            await drop_previews(services, kept)
+        raise
+    if done:
+        return uploaded_file(file)
+    await drop_previews(services, kept)
+    return uploaded_file(await _finished_meanwhile(services, actor, file.id))
 
 
 async def _finished_meanwhile(services: Services, actor: Actor, file_id: UUID) -> StoredFile:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -39,7 +39,7 @@ class Reading:
         self._parts = parts
         self.size = sum(part.size for part in parts)
 
-    async def read(self, start: int, length: int) -> AsyncIterator[bytes]:
+    async def read(self, start: int, length: int) -> AsyncGenerator[bytes]:
         """So many bytes from `start`, while the next ones are being opened."""
         ahead: asyncio.Task[bytes] | None = None
         try:

@@ -143,14 +143,18 @@ class FileStore:
         """SHA-256 (FIPS 180-4) of what was received. What came by several requests is read once more for it."""
         if upload.digest is None:
             digest = sha256()
-            async for piece in self._reading(upload.file, "whole", upload.parts).read(0, upload.received):
+            async for piece in self.received(upload).read(0, upload.received):
                 await self.blobs.run(partial(digest.update, piece))
             upload.digest = digest
         return upload.digest.digest()
 
+    def received(self, upload: Upload) -> Reading:
+        """What was received."""
+        return self._reading(upload.file, "whole", upload.parts)
+
     async def head(self, upload: Upload, length: int) -> bytes:
         """The first bytes of what was received."""
-        reading = self._reading(upload.file, "whole", upload.parts)
+        reading = self.received(upload)
         return b"".join([piece async for piece in reading.read(0, min(length, reading.size))])
 
     async def drop(self, upload: Upload) -> None:

@@ -25,6 +25,7 @@ from gateway.config import Config
 from gateway.connection import Connection as Client
 from gateway.door import Door
 from gateway.fence import Open
+from gateway.files.pictures import Pictures
 from gateway.files.store import FileStore
 from gateway.files.types import Types
 from gateway.hub import Hub
@@ -133,6 +134,7 @@ class Node:
             uploads=Rates(10**6, time.monotonic),
             files=FileStore(write, Directory(config.data / "files"), MasterKeys(keys.master)),
             types=Types(),
+            pictures=Pictures(),
         )
         self.chat = Chat(self.services)
         self.door = Door(config, self.hub, self.chat, read, self.wheel, presence, metrics, bus, tokens, Open())

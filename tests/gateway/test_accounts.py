@@ -84,6 +84,7 @@ async def services(db: Database, hub: NodesStandIn) -> AsyncIterator[Services]:
         uploads=cast(Any, None),
         files=cast(Any, None),
         types=cast(Any, None),
+        pictures=cast(Any, None),
     )
     passwords.close()
 

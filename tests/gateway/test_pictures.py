@@ -82,20 +82,20 @@ def corners(image: Image.Image) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("file_type", "data"),
+    ("picture_format", "mode"),
     [
-        ("image/png", saved(drawn(1_600, 1_200), "PNG")),
-        ("image/jpeg", saved(drawn(1_600, 1_200), "JPEG", quality=95)),
-        ("image/jpeg", saved(drawn(1_600, 1_200, "CMYK"), "JPEG", quality=95)),
-        ("image/gif", saved(drawn(1_600, 1_200, "P"), "GIF")),
-        ("image/webp", saved(drawn(1_600, 1_200), "WEBP")),
-        ("image/avif", saved(drawn(1_600, 1_200), "AVIF", speed=10)),
+        ("PNG", "RGB"),
+        ("JPEG", "RGB"),
+        ("JPEG", "CMYK"),
+        ("GIF", "P"),
+        ("WEBP", "RGB"),
+        ("AVIF", "RGB"),
     ],
-    ids=["png", "jpeg", "cmyk", "gif", "webp", "avif"],
 )
-async def test_two_smaller_ones(file_type: str, data: bytes) -> None:
+async def test_two_smaller_ones(picture_format: str, mode: str) -> None:
     """A picture gets two that are smaller, its size, and a placeholder of about its colours."""
-    made = await previews(data, file_type)
+    data = saved(drawn(1_600, 1_200, mode), picture_format, quality=95)
+    made = await previews(data, f"image/{picture_format.lower()}")
     small, large = opened(made.small), opened(made.large)
     assert (made.width, made.height, small.size, large.size) == (1_600, 1_200, (320, 240), (1_280, 960))
     assert corners(small) == corners(large) == ["red", "blue", "blue", "blue"]
@@ -182,34 +182,32 @@ async def test_fifty_megapixels() -> None:
 # --- bad ones --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("code", "file_type", "data"),
-    [
-        ("IMAGE_TOO_LARGE", "image/png", png(20_000, 20_000)),
-        ("IMAGE_TOO_LARGE", "image/png", png(2**31 - 1, 2**31 - 1, rows=zeros(10))),
-        ("IMAGE_TOO_LARGE", "image/gif", gif(10_000)),
-        ("IMAGE_INVALID", "image/png", text_bomb(b"zTXt")),
-        ("IMAGE_INVALID", "image/png", text_bomb(b"iTXt")),
-        ("IMAGE_INVALID", "image/png", text_bomb(b"iCCP")),
-        ("IMAGE_INVALID", "image/png", png(0, 8)),
-        ("IMAGE_INVALID", "image/png", png(80, 80, rows=zeros(5))),
-        ("IMAGE_INVALID", "image/png", b""),
-        ("IMAGE_INVALID", "image/jpeg", saved(drawn(400, 300), "JPEG")[:1_500]),
-        ("IMAGE_INVALID", "image/webp", saved(drawn(400, 300), "WEBP")[:300]),
-        ("IMAGE_INVALID", "image/png", fits()),
-        ("IMAGE_INVALID", "image/jpeg", EPS),
-        ("FILE_TYPE_NOT_ALLOWED", "image/fits", fits()),
-        ("FILE_TYPE_NOT_ALLOWED", "application/postscript", EPS),
-        ("FILE_TYPE_NOT_ALLOWED", "image/svg+xml", SVG),
-        ("FILE_TYPE_NOT_ALLOWED", "image/tiff", saved(drawn(40, 30), "TIFF")),
-    ],
-    ids=[
-        *("pixels", "sides", "frames", "zTXt", "iTXt", "iCCP", "no-pixels", "too-few-rows", "empty", "cut-jpeg"),
-        *("cut-webp", "fits-as-png", "eps-as-jpeg", "fits", "eps", "svg", "tiff"),
-    ],
-)
-async def test_refused(code: str, file_type: str, data: bytes) -> None:
+BAD: dict[str, tuple[str, str, Callable[[], bytes]]] = {
+    "pixels": ("IMAGE_TOO_LARGE", "image/png", lambda: png(20_000, 20_000)),
+    "sides": ("IMAGE_TOO_LARGE", "image/png", lambda: png(2**31 - 1, 2**31 - 1, rows=zeros(10))),
+    "frames": ("IMAGE_TOO_LARGE", "image/gif", lambda: gif(10_000)),
+    "zTXt": ("IMAGE_INVALID", "image/png", lambda: text_bomb(b"zTXt")),
+    "iTXt": ("IMAGE_INVALID", "image/png", lambda: text_bomb(b"iTXt")),
+    "iCCP": ("IMAGE_INVALID", "image/png", lambda: text_bomb(b"iCCP")),
+    "no pixels": ("IMAGE_INVALID", "image/png", lambda: png(0, 8)),
+    "too few rows": ("IMAGE_INVALID", "image/png", lambda: png(80, 80, rows=zeros(5))),
+    "empty": ("IMAGE_INVALID", "image/png", lambda: b""),
+    "cut JPEG": ("IMAGE_INVALID", "image/jpeg", lambda: saved(drawn(400, 300), "JPEG")[:1_500]),
+    "cut WEBP": ("IMAGE_INVALID", "image/webp", lambda: saved(drawn(400, 300), "WEBP")[:300]),
+    "FITS as PNG": ("IMAGE_INVALID", "image/png", fits),
+    "EPS as JPEG": ("IMAGE_INVALID", "image/jpeg", lambda: EPS),
+    "FITS": ("FILE_TYPE_NOT_ALLOWED", "image/fits", fits),
+    "EPS": ("FILE_TYPE_NOT_ALLOWED", "application/postscript", lambda: EPS),
+    "SVG": ("FILE_TYPE_NOT_ALLOWED", "image/svg+xml", lambda: SVG),
+    "TIFF": ("FILE_TYPE_NOT_ALLOWED", "image/tiff", lambda: saved(drawn(40, 30), "TIFF")),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_refused(name: str) -> None:
     """Pictures that were made to do harm, and those that are none, have their codes."""
+    code, file_type, made = BAD[name]
+    data = made()
     assert len(data) < 1_000_000
     assert await refusal(data, file_type) == code
 
