@@ -199,7 +199,7 @@ async def _finish(
             if done:
                 await name_previews(conn, upload, kept)
     except ChatError as error:
-        # After a commit whose answer was lost a row may name them; if none does, the sweep finds them.
+        # After a commit whose answer was lost, a row may name them.
         if not error.kind.retryable:
             await drop_previews(services, kept)
         raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from msgspec import structs
 
@@ -58,5 +58,7 @@ async def name_previews(conn: Connection, upload: Upload, kept: Kept) -> None:
 
 
 async def drop_previews(services: Services, kept: Kept) -> None:
-    """They are not wanted any more."""
-    await services.files.blobs.delete([part.blob_id for _, part in kept])
+    """They are not wanted any more. What cannot be removed now, the sweep finds."""
+    if kept:
+        with suppress(ChatError):
+            await services.files.blobs.delete([part.blob_id for _, part in kept])
