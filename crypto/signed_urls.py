@@ -35,7 +35,7 @@ class Grants(Generic[G]):
 
     def __init__(self, kind: type[G], purpose: bytes, master: Sequence[tuple[str, bytes]]) -> None:
         self._purpose = purpose
-        self._encode = msgspec.msgpack.Encoder().encode
+        self._encode = msgspec.msgpack.Encoder(uuid_format="bytes").encode
         self._decode = msgspec.msgpack.Decoder(kind).decode
         self.replace(master)
 

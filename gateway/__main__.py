@@ -15,6 +15,7 @@ from crypto import keyfile
 from crypto.keyfile import Keys
 from crypto.passwords import Passwords
 from crypto.sealing import MasterKeyMissing, MasterKeys
+from crypto.signed_urls import Grants
 from crypto.tokens import AccessTokens, RefreshTokens
 from gateway.chat import Chat
 from gateway.cluster import Cluster, join
@@ -22,6 +23,7 @@ from gateway.config import Config, ConfigError
 from gateway.door import Door
 from gateway.drain import drain
 from gateway.files.collector import Collector
+from gateway.files.grants import FILE, FileGrant
 from gateway.files.pictures import Pictures
 from gateway.files.place import open_blobs
 from gateway.files.store import FileStore
@@ -139,6 +141,7 @@ async def _run_node(
         files=FileStore(database, blobs, master),
         types=Types(),
         pictures=Pictures(),
+        file_grants=Grants(FileGrant, FILE, keys.master),
     )
     chat = Chat(services)
     door = Door(config, hub, chat, database, wheel, presence, metrics, cluster.bus, cluster.tokens, cluster.fence)
@@ -321,6 +324,7 @@ class _Reload:
                 self._services.access_tokens.replace(keys.jwt_pems)
                 self._services.room_keys.replace(master)
                 self._services.files.replace(master)
+                self._services.file_grants.replace(keys.master)
                 self._cluster.replace(keys)
                 rewrapped = await rewrap(conn, master) + await files.rewrap(conn, master)
         except (ConfigError, keyfile.SecretError, MasterKeyMissing, ChatError):

@@ -11,7 +11,19 @@ from uuid import UUID
 from msgspec import Struct
 
 from crypto import bot_keys
-from gateway.actions import accounts, bots, files, keys, live, members, messages, moderation, own_files, rooms
+from gateway.actions import (
+    accounts,
+    bots,
+    downloads,
+    files,
+    keys,
+    live,
+    members,
+    messages,
+    moderation,
+    own_files,
+    rooms,
+)
 from gateway.actor import Actor
 from gateway.file_door import FileDoor
 from gateway.rates import Allowance
@@ -62,9 +74,10 @@ ACTIONS: dict[type[Command], Action] = {
     commands.PutChatroomKeys: keys.put_chatroom_keys,
     commands.GetChatroomKeys: keys.get_chatroom_keys,
     commands.CreateUpload: files.create_upload,
-    commands.GetFile: files.get_file,
     commands.ListFiles: own_files.list_files,
     commands.DeleteFile: own_files.delete_file,
+    commands.GetFile: downloads.get_file,
+    commands.GetFileUrls: downloads.get_file_urls,
     commands.FetchMessages: messages.fetch_messages,
     commands.MessageRead: messages.message_read,
     commands.JoinChatroom: live.join_chatroom,

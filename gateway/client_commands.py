@@ -40,6 +40,7 @@ RESULTS: dict[type[Command], type[Event] | None] = {
     commands.GetUserKeys: events.DeviceKeysListed,
     commands.PutChatroomKeys: events.ChatroomKeysPut,
     commands.GetChatroomKeys: events.ChatroomKeysFetched,
+    commands.GetFileUrls: events.FileUrlsSigned,
 }
 """What the user may ask, and the struct of its ack; None where the ack says nothing."""
 
@@ -61,6 +62,7 @@ REPEATABLE: frozenset[type[Command]] = frozenset(
         commands.GetUserKeys,
         commands.PutChatroomKeys,  # what is stored is never replaced, and the same wraps are known again
         commands.GetChatroomKeys,
+        commands.GetFileUrls,
     }
 )
 """Commands that may be handled twice without harm."""

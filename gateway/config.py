@@ -176,6 +176,7 @@ class Config:
     slowest_transfer: int = setting(
         "PARLEY_SLOWEST_TRANSFER", 8_192, "bytes a second below which an upload or a download is cut"
     )
+    file_url_life: int = setting("PARLEY_FILE_URL_LIFE", 300, "seconds a signed URL of a file is good for")
     unused_files: int = setting(
         "PARLEY_UNUSED_FILES",
         86_400,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from contextlib import aclosing
 from datetime import datetime
 from uuid import UUID
 
 from crypto.sealing import SealBroken
-from gateway.actions import files, uploads
+from gateway.actions import downloads, files, uploads
 from gateway.actions.uploads import Announced, Progress
 from gateway.actor import Actor
 from gateway.files.checksum import Algorithm
@@ -64,9 +65,10 @@ class OpenFile:
     async def read(self, start: int, length: int) -> AsyncGenerator[bytes]:
         """So many of its bytes. Raises ChatError FILE_DAMAGED, rather than give wrong ones."""
         try:
-            async for piece in self._reading.read(start, length):
-                yield piece
-                self._services.metrics.files.sent(len(piece))
+            async with aclosing(self._reading.read(start, length)) as pieces:
+                async for piece in pieces:
+                    yield piece
+                    self._services.metrics.files.sent(len(piece))
         except (SealBroken, BlobMissing) as error:
             self._services.metrics.files.damaged()
             log.error("a file is damaged", extra={"file_id": str(self._file.id), "reason": str(error)})
@@ -152,11 +154,15 @@ class FileDoor:
 
     # --- downloads -------------------------------------------------------------------------------
 
+    async def redeem(self, file_id: UUID, signature: str) -> Actor:
+        """Who reads a file by a signed address. Raises ChatError FILE_NOT_FOUND."""
+        return await downloads.redeem(self._services, file_id, signature)
+
     async def open(self, actor: Actor, file_id: UUID, variant: Variant) -> OpenFile:
         """A file, or a picture of it. Raises ChatError."""
         with self._metrics.download():
             try:
-                file, reading = await files.open_file(self._services, actor, file_id, variant)
+                file, reading = await downloads.open_file(self._services, actor, file_id, variant)
             except SealBroken as error:
                 self._metrics.damaged()
                 log.error("a file is damaged", extra={"file_id": str(file_id), "reason": str(error)})

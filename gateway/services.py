@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from crypto.passwords import Passwords
+from crypto.signed_urls import Grants
 from crypto.tokens import AccessTokens, RefreshTokens
 from gateway.config import Config
+from gateway.files.grants import FileGrant
 from gateway.files.pictures import Pictures
 from gateway.files.store import FileStore
 from gateway.files.types import Types
@@ -40,3 +42,4 @@ class Services:
     files: FileStore
     types: Types
     pictures: Pictures
+    file_grants: Grants[FileGrant]

@@ -175,6 +175,13 @@ class DeleteFile(Command, frozen=True):
     file_id: UUID
 
 
+class GetFileUrls(Command, frozen=True):
+    """Makes addresses of files that need no token, as for a web page's pictures. Files that are not for the user are
+    left out."""
+
+    file_ids: Annotated[list[UUID], Meta(min_length=1, max_length=100)]
+
+
 class FetchMessages(Command, frozen=True):
     """Reads history, newest first with `before` or without a cursor, oldest first with `after`."""
 
@@ -483,6 +490,7 @@ SOCKET_COMMANDS: dict[str, type[Command]] = {
     "get_user_keys": GetUserKeys,
     "put_chatroom_keys": PutChatroomKeys,
     "get_chatroom_keys": GetChatroomKeys,
+    "get_file_urls": GetFileUrls,
 }
 """Every command a socket takes, by the `event` of its frame."""
 

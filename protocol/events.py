@@ -21,6 +21,7 @@ from protocol.models import (
     ChatroomState,
     ChatroomSummary,
     DeviceKey,
+    FileUrls,
     Member,
     MemberDevice,
     Message,
@@ -278,6 +279,13 @@ class FilesListed(Event, frozen=True):
     used: int
     quota: int
     pagination: Pagination
+
+
+class FileUrlsSigned(Event, frozen=True):
+    """Addresses of files that need no token until `expires_at`, in the order in which they were asked for."""
+
+    files: tuple[FileUrls, ...]
+    expires_at: datetime
 
 
 class MessagesFetched(Event, frozen=True):

@@ -130,6 +130,18 @@ class UploadedFile(Attachment, frozen=True, kw_only=True):
     expires_at: datetime | None = None
 
 
+class FileUrls(Struct, frozen=True, kw_only=True):
+    """The signed addresses of a file and of its pictures, relative to where the server is.
+
+    They are good as long as the user who asked for them may have the file and is signed in as they were then.
+    """
+
+    id: UUID
+    url: str
+    thumbnail_url: str | None
+    preview_url: str | None
+
+
 class FileReference(Struct, frozen=True, kw_only=True):
     """A file to be sent with a message, by its id."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from aiohttp import web
 
 from protocol.errors import ChatError
 from rest.charges import Charges
-from rest.requests import bearer
+from rest.requests import bearer, path_id
 from rest.settings import Actor, Chat
 
 
@@ -19,18 +21,28 @@ class Admission:
 
     async def signed(self, request: web.Request) -> Actor:
         """Whose token the request brings. Raises ChatError."""
+        return await self._known(request, lambda: self._chat.authenticate(bearer(request)))
+
+    async def reader(self, request: web.Request) -> Actor:
+        """Who asks for a file: by the signature in its address, or else by a token. Raises ChatError."""
+        signature = request.query.get("signature")
+        if signature is None:
+            return await self.signed(request)
+        return await self._known(request, lambda: self._chat.files.redeem(path_id(request, "file_id"), signature))
+
+    async def unsigned(self, request: web.Request) -> None:
+        """A request that needs no token. Raises ChatError RATE_LIMIT_EXCEEDED."""
+        await self._charges.address(request)
+
+    async def _known(self, request: web.Request, who: Callable[[], Awaitable[Actor]]) -> Actor:
         try:
-            actor = await self._chat.authenticate(bearer(request))
+            actor = await who()
         except ChatError:
             # Guessing at tokens is counted too, where it comes from.
             await self._charges.address(request)
             raise
         await self._charges.user(request, actor.user.id)
         return actor
-
-    async def unsigned(self, request: web.Request) -> None:
-        """A request that needs no token. Raises ChatError RATE_LIMIT_EXCEEDED."""
-        await self._charges.address(request)
 
     async def uploader(self, request: web.Request) -> Actor:
         """Who uploads, which is counted beside requests. Raises ChatError."""

@@ -28,6 +28,9 @@ def content_disposition(name: str, file_type: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """The name for those who do not know `filename*`. Some read `%41` as A, hence no `%` (RFC 6266, appendix D)."""
+    """The name for those who do not know `filename*`.
+
+    Some read `%41` as A (RFC 6266, appendix D), and some split at every `;`: neither is in it.
+    """
     letters = "".join(char for char in unicodedata.normalize("NFKD", name) if not unicodedata.combining(char))
-    return re.sub(r'[^\x20-\x7e]|["%\\/]', "_", letters)
+    return re.sub(r'[^\x20-\x7e]|["%;\\/]', "_", letters)

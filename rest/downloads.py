@@ -7,7 +7,6 @@ import logging
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from uuid import UUID
 
 from aiohttp import web
 
@@ -19,6 +18,7 @@ from rest.conditions import Version
 from rest.disposition import content_disposition
 from rest.pace import Pace
 from rest.ranges import Body
+from rest.requests import path_id
 from rest.routes import MOUNTS
 from rest.settings import Chat, File, RestSettings, Variant
 
@@ -52,15 +52,16 @@ class Downloads:
         self._files = chat.files
         self._admission = admission
         self._slowest = settings.slowest_transfer
+        self._shared = bool(settings.origins)
         self._variant = variant
 
     async def download(self, request: web.Request) -> web.StreamResponse:
         """One file, or a picture of it, or of either what is asked for. Raises ChatError."""
-        actor = await self._admission.signed(request)
-        file = await self._files.open(actor, _file_id(request), self._variant)
+        actor = await self._admission.reader(request)
+        file = await self._files.open(actor, path_id(request, "file_id"), self._variant)
         version = Version.of(file.etag, file.created_at)
         asked = {name: ", ".join(request.headers.getall(name)) for name in CONDITIONS if name in request.headers}
-        headers = self._headers(file, version)
+        headers = self._headers(request, file, version)
         verdict = conditions.weigh(asked, version)
         if verdict == "failed":
             raise ChatError("PRECONDITION_FAILED")
@@ -73,12 +74,14 @@ class Downloads:
             return _unsatisfiable(file.size)
         return await self._answer(request, file, headers, _body(file, spans))
 
-    def _headers(self, file: File, version: Version) -> dict[str, str]:
+    def _headers(self, request: web.Request, file: File, version: Version) -> dict[str, str]:
+        # A page's picture does not say whose page it is. Those that may come in are trusted with the addresses.
+        embedded = self._shared and "signature" in request.query
         return HEADERS | {
             "ETag": version.tag,
             "Last-Modified": version.last_modified,
             "Content-Disposition": content_disposition(file.name, file.file_type),
-            "Cross-Origin-Resource-Policy": "same-origin",
+            "Cross-Origin-Resource-Policy": "cross-origin" if embedded else "same-origin",
         }
 
     async def _answer(
@@ -157,13 +160,6 @@ def _unsatisfiable(size: int) -> web.Response:
     response = refused(ChatError("RANGE_NOT_SATISFIABLE", details={"size": size}))
     response.headers["Content-Range"] = ranges.content_range(None, size)
     return response
-
-
-def _file_id(request: web.Request) -> UUID:
-    try:
-        return UUID(request.match_info["file_id"])
-    except ValueError:
-        raise ChatError("FILE_NOT_FOUND") from None
 
 
 def add_downloads(app: web.Application, chat: Chat, admission: Admission, settings: RestSettings) -> None:

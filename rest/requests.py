@@ -40,15 +40,16 @@ async def read_command(request: web.Request, command: type[C], deadline: float) 
     Raises ChatError for whatever is wrong with it, REQUEST_TIMEOUT where the body
     takes longer than `deadline` seconds.
     """
-    path = {name: _id(name, text) for name, text in request.match_info.items()}
+    path = {name: path_id(request, name) for name in request.match_info}
     if request.method in ("POST", "PUT"):
         return convert(await _read_body(request, deadline) | path, command, strict=True)
     return convert(dict(request.query) | path, command, strict=False)
 
 
-def _id(name: str, text: str) -> UUID:
+def path_id(request: web.Request, name: str) -> UUID:
+    """An id in the path. Raises ChatError, as for one that nobody has."""
     try:
-        return UUID(text)
+        return UUID(request.match_info[name])
     except ValueError:
         raise ChatError(UNKNOWN_ID[name]) from None
 

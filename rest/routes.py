@@ -91,6 +91,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/chatrooms/{chatroom_id}/keys", commands.GetChatroomKeys, events.ChatroomKeysFetched),
     Route("POST", "/chatrooms/{chatroom_id}/keys", commands.PutChatroomKeys, events.ChatroomKeysPut),
     Route("POST", "/files", commands.CreateUpload, events.UploadStarted, 201),
+    Route("POST", "/files/urls", commands.GetFileUrls, events.FileUrlsSigned),
     Route("GET", "/files/{file_id}/info", commands.GetFile, models.UploadedFile),
     Route("DELETE", "/files/{file_id}", commands.DeleteFile, None, message="The file is deleted"),
 )

@@ -181,6 +181,9 @@ class Files(Protocol):
     async def terminate(self, actor: Any, file_id: UUID) -> None:
         """Drops an upload, or its file. Raises ChatError."""
 
+    async def redeem(self, file_id: UUID, signature: str) -> Actor:
+        """Who reads a file by a signed address. Raises ChatError FILE_NOT_FOUND."""
+
     async def open(self, actor: Any, file_id: UUID, variant: Variant) -> File:
         """A file, or a picture of it. Raises ChatError."""
 

@@ -226,15 +226,15 @@ async def lock_usage(conn: Connection, user_id: UUID, chatroom_id: UUID | None, 
 # --- files -----------------------------------------------------------------------------------
 
 
-async def find_seen(conn: Connection, master: MasterKeys, file_id: UUID, user_id: UUID) -> StoredFile | None:
-    """A file that this user may have; None for what is unknown, unfinished or not for them."""
-    row = await conn.fetchrow(
-        f"""SELECT {_COLUMNS} FROM files f WHERE f.id = $1 AND f.status <> 'uploading' AND f.purpose = 'file'
-            AND {_LIVE} AND {_SEES.format(user="$2")}""",
-        file_id,
+async def find_seen(conn: Connection, master: MasterKeys, file_ids: Sequence[UUID], user_id: UUID) -> list[StoredFile]:
+    """Those of some files that this user may have; not what is unknown, unfinished or not for them."""
+    rows = await conn.fetch(
+        f"""SELECT {_COLUMNS} FROM files f WHERE f.id = ANY($1::uuid[]) AND f.status <> 'uploading'
+            AND f.purpose = 'file' AND {_LIVE} AND {_SEES.format(user="$2")}""",
+        list(file_ids),
         user_id,
     )
-    return None if row is None else _opened(row, master)
+    return [_opened(row, master) for row in rows]
 
 
 async def find_avatar(conn: Connection, master: MasterKeys, file_id: UUID) -> StoredFile | None:

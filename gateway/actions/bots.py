@@ -55,6 +55,7 @@ NEEDED: dict[type[Command], Scope | Literal["any", "person"]] = {
     commands.PutChatroomKeys: "write",
     commands.GetFile: "read",
     commands.ListFiles: "read",
+    commands.GetFileUrls: "read",
     commands.CreateUpload: "write",
     commands.DeleteFile: "write",
     commands.SendMessage: "write",

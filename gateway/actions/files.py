@@ -1,4 +1,4 @@
-"""Uploading files, sending them, and having them: rules first, then use-cases."""
+"""Uploading files and sending them: rules first, then use-cases. Having them is in gateway.actions.downloads."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ from gateway.actions import bots
 from gateway.actions.previews import add_previews, drop_previews, name_previews
 from gateway.actor import Actor
 from gateway.config import Config
-from gateway.files.reading import Reading
 from gateway.files.store import Upload
 from gateway.files.types import HEAD, kind_of
 from gateway.services import Services
-from protocol.commands import CreateUpload, GetFile
+from protocol.commands import CreateUpload
 from protocol.errors import ChatError
 from protocol.events import UploadStarted
 from protocol.models import Attachment, FileReference, UploadedFile
 from storage import files, rooms
 from storage.database import Connection
-from storage.files import Description, StoredFile, Usage, Variant
+from storage.files import Description, StoredFile, Usage
 
 NAME_BYTES = 255
 """Bytes of UTF-8 in a file's name: what file systems take."""
 
-_UNSEEN = re.compile("[\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
-"""Characters that are drawn as nothing, or turn the others around: `exe.gpj` could be shown as `jpg.exe`."""
+_UNSEEN = re.compile("[\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+"""Characters that are drawn as nothing, or turn the others around: `exe.gpj` could be shown as `jpg.exe`.
+
+The joiners U+200C and U+200D are not among them: Persian words and emoji are written with them.
+"""
 
 # --- rules -----------------------------------------------------------------------------------
 
@@ -97,14 +99,6 @@ def check_quota(config: Config, used: Usage, size: int) -> None:
     ):
         if taken + size > limit:
             raise ChatError("FILE_QUOTA_EXCEEDED", details={"whose": whose, "used": taken, "limit": limit})
-
-
-def check_status(file: StoredFile) -> None:
-    """Only what was found harmless is handed out."""
-    if file.status == "scanning":
-        raise ChatError("FILE_NOT_READY", retry_after=1.0)
-    if file.status == "rejected":
-        raise ChatError("FILE_REJECTED")
 
 
 # --- uploading -------------------------------------------------------------------------------
@@ -215,22 +209,6 @@ async def _finished_meanwhile(services: Services, actor: Actor, file_id: UUID) -
     if upload.file.status == "uploading":
         raise ChatError("UPLOAD_OFFSET_MISMATCH")
     return upload.file
-
-
-# --- having ----------------------------------------------------------------------------------
-
-
-async def get_file(services: Services, actor: Actor, command: GetFile) -> UploadedFile:
-    """What is known of a file."""
-    return uploaded_file(await services.files.seen(actor.user.id, command.file_id))
-
-
-async def open_file(services: Services, actor: Actor, file_id: UUID, variant: Variant) -> tuple[StoredFile, Reading]:
-    """A file's bytes. Raises ChatError FILE_NOT_FOUND, FILE_NOT_READY, FILE_REJECTED."""
-    bots.check_scope(actor, GetFile(file_id=file_id))
-    file = await services.files.seen(actor.user.id, file_id)
-    check_status(file)
-    return file, await services.files.open(file, variant)
 
 
 # --- as clients see them ---------------------------------------------------------------------

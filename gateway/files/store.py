@@ -187,11 +187,16 @@ class FileStore:
 
     async def seen(self, user_id: UUID, file_id: UUID) -> StoredFile:
         """A file that this user may have, whatever its status. Raises ChatError FILE_NOT_FOUND."""
-        async with self._database.acquire() as conn:
-            file = await files.find_seen(conn, self._master, file_id, user_id)
-        if file is None:
+        found = await self.all_seen(user_id, [file_id])
+        if not found:
             raise files.not_found()
-        return file
+        return found[0]
+
+    async def all_seen(self, user_id: UUID, file_ids: Sequence[UUID]) -> list[StoredFile]:
+        """Those of some files that this user may have, in the same order, whatever their status."""
+        async with self._database.acquire() as conn:
+            found = {file.id: file for file in await files.find_seen(conn, self._master, file_ids, user_id)}
+        return [found[file_id] for file_id in dict.fromkeys(file_ids) if file_id in found]
 
     async def of_uploader(self, user_id: UUID, limit: int, skip: int) -> tuple[list[StoredFile], int, int]:
         """A page of a user's files, how many they have in all, and the bytes that they take."""

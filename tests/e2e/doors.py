@@ -35,6 +35,7 @@ ROUTES = {
     "get_user_keys": ("GET", "/users/{user_id}/keys"),
     "put_chatroom_keys": ("POST", "/chatrooms/{chatroom_id}/keys"),
     "get_chatroom_keys": ("GET", "/chatrooms/{chatroom_id}/keys"),
+    "get_file_urls": ("POST", "/files/urls"),
     "message_read": ("POST", "/chatrooms/{chatroom_id}/read"),
 }
 """Where REST takes each socket command."""

@@ -18,6 +18,7 @@ from crypto import keyfile
 from crypto.passwords import Passwords
 from crypto.resume_tokens import ResumeTokens
 from crypto.sealing import MasterKeys
+from crypto.signed_urls import Grants
 from crypto.tokens import AccessTokens, RefreshTokens
 from gateway.actor import Actor
 from gateway.chat import Chat
@@ -25,6 +26,7 @@ from gateway.config import Config
 from gateway.connection import Connection as Client
 from gateway.door import Door
 from gateway.fence import Open
+from gateway.files.grants import FILE, FileGrant
 from gateway.files.pictures import Pictures
 from gateway.files.store import FileStore
 from gateway.files.types import Types
@@ -135,6 +137,7 @@ class Node:
             files=FileStore(write, Directory(config.data / "files"), MasterKeys(keys.master)),
             types=Types(),
             pictures=Pictures(),
+            file_grants=Grants(FileGrant, FILE, keys.master),
         )
         self.chat = Chat(self.services)
         self.door = Door(config, self.hub, self.chat, read, self.wheel, presence, metrics, bus, tokens, Open())

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
+import time
+from datetime import datetime
 from typing import Any
+from uuid import uuid4
 
 import aiohttp
 
+from tests.e2e.conftest import StartServer
 from tests.e2e.server import Person, Server
 from tests.e2e.test_files import signed, upload
+from tests.e2e.test_key_rotation import rotate
 
 
 async def ask(server: Server, path: str, person: Person | None = None, method: str = "GET", **headers: str) -> Any:
@@ -59,3 +65,67 @@ async def test_asked_again(common_server: Server, crowd: list[Person]) -> None:
     assert (status, headers["ETag"], body) == (304, tag, b"")
     assert (await ask(common_server, path, ann, If_Modified_Since=headers["Last-Modified"]))[0] == 304
     assert (await ask(common_server, path, bob, If_None_Match=tag))[0] == 404
+
+
+# --- by an address alone ---------------------------------------------------------------------
+
+
+async def urls(server: Server, person: Person, *file_ids: str) -> Any:
+    """Signed addresses of files."""
+    return await server.data("POST", "/files/urls", person.token, {"file_ids": list(file_ids)})
+
+
+async def test_a_signed_address(common_server: Server, crowd: list[Person]) -> None:
+    """An address that was asked for reads its file without a token, in ranges too, and no other file."""
+    ann, bob = crowd[:2]
+    one, other = [await upload(common_server, ann, data) for data in (b"0123456789", b"other")]
+    theirs = await upload(common_server, bob, b"theirs")
+    began = time.time()
+    answer = await urls(common_server, ann, other["id"], str(uuid4()), theirs["id"], one["id"], one["id"])
+    assert [file["id"] for file in answer["files"]] == [other["id"], one["id"]]
+    life = datetime.fromisoformat(answer["expires_at"]).timestamp() - began
+    assert 298 < life < 301 + time.time() - began
+    url = answer["files"][1]["url"]
+    assert (await ask(common_server, url))[::2] == (200, b"0123456789")
+    assert (await ask(common_server, "/api/v1" + url, Range="bytes=2-3"))[::2] == (206, b"23")
+    status, headers, _ = await ask(common_server, url, method="HEAD")
+    assert (status, headers["Content-Length"]) == (200, "10")
+    signature = url.partition("?")[2]
+    for path in (
+        f"{other['encrypted_url']}?{signature}",
+        f"{theirs['encrypted_url']}?{signature}",
+        url[:-1],
+        url + "A",
+    ):
+        assert (await ask(common_server, path))[0] == 404
+    for method, path in (("GET", f"/files/{one['id']}/info"), ("POST", "/files/urls"), ("GET", "/users/me")):
+        assert (await common_server.call(method, f"{path}?{signature}", body={}))[0] == 401
+
+
+async def test_an_old_address(start_server: StartServer) -> None:
+    """An address is good for as long as it says, also after keys were rotated, and counts against its user's rate."""
+    server = await start_server(PARLEY_FILE_URL_LIFE="2", PARLEY_LIMIT_REQUESTS="1000")
+    ann = await server.person()
+    file = await upload(server, ann, b"soon gone")
+    answer = await urls(server, ann, file["id"])
+    url = answer["files"][0]["url"]
+    _, headers, _ = await ask(server, file["encrypted_url"], ann)
+    status, signed_headers, _ = await ask(server, url)
+    if status == 200:  # on a machine that has taken its time it is over already
+        assert int(signed_headers["X-RateLimit-Remaining"]) < int(headers["X-RateLimit-Remaining"])
+    async with asyncio.timeout(60):
+        while (await ask(server, url))[0] != 404:
+            await asyncio.sleep(0.1)
+    assert time.time() >= datetime.fromisoformat(answer["expires_at"]).timestamp()
+    assert (await ask(server, file["encrypted_url"], ann))[0] == 200
+
+
+async def test_addresses_outlive_a_rotation(server: Server) -> None:
+    """Keys rotate while the server runs: addresses that were given before are still good, and so are new ones."""
+    ann = await server.person()
+    file = await upload(server, ann, b"still here")
+    before = (await urls(server, ann, file["id"]))["files"][0]["url"]
+    await rotate(server)
+    after = (await urls(server, ann, file["id"]))["files"][0]["url"]
+    for url in (before, after):
+        assert (await ask(server, url))[::2] == (200, b"still here")

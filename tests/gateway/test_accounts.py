@@ -85,6 +85,7 @@ async def services(db: Database, hub: NodesStandIn) -> AsyncIterator[Services]:
         files=cast(Any, None),
         types=cast(Any, None),
         pictures=cast(Any, None),
+        file_grants=cast(Any, None),
     )
     passwords.close()
 

@@ -151,6 +151,7 @@ RESULTS: dict[type[Command], Struct | None] = {
         chatroom_id=ROOM_ID, key_version=0, min_key_version=1, rotation_needed=False, keys=(), more=False, devices=()
     ),
     c.CreateUpload: e.UploadStarted(fid=UUID(int=9)),
+    c.GetFileUrls: e.FileUrlsSigned(files=(), expires_at=NOW),
     c.GetFile: m.UploadedFile(
         id=UUID(int=9),
         filename="a.txt",

@@ -132,6 +132,7 @@ CASES: list[tuple[str, str, Any, int, Command]] = [
         ),
     ),
     ("POST", "/files", {"filename": "a.txt"}, 201, c.CreateUpload(filename="a.txt")),
+    ("POST", "/files/urls", {"file_ids": [U]}, 200, c.GetFileUrls(file_ids=[UUID(U)])),
     ("GET", f"/files/{U}/info", None, 200, c.GetFile(file_id=UUID(U))),
     ("DELETE", f"/files/{U}", None, 200, c.DeleteFile(file_id=UUID(U))),
     ("GET", "/users/me/files?limit=5", None, 200, c.ListFiles(limit=5)),
