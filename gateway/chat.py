@@ -22,6 +22,7 @@ from gateway.actions import (
     messages,
     moderation,
     own_files,
+    recall,
     rooms,
 )
 from gateway.actor import Actor
@@ -78,6 +79,7 @@ ACTIONS: dict[type[Command], Action] = {
     commands.DeleteFile: own_files.delete_file,
     commands.GetFile: downloads.get_file,
     commands.GetFileUrls: downloads.get_file_urls,
+    commands.RecallMessage: recall.recall_message,
     commands.FetchMessages: messages.fetch_messages,
     commands.MessageRead: messages.message_read,
     commands.JoinChatroom: live.join_chatroom,

@@ -244,6 +244,10 @@ class Client:
         )
         return sent
 
+    async def recall_message(self, chatroom_id: UUID | str, message_id: UUID | str) -> None:
+        """Takes a message back: everyone gets `message_recalled`, and history shows it empty."""
+        await self.call(commands.RecallMessage(chatroom_id=_uuid(chatroom_id), message_id=_uuid(message_id)))
+
     async def fetch_messages(
         self,
         chatroom_id: UUID | str,

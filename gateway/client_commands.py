@@ -14,6 +14,7 @@ from protocol.events import Event
 
 RESULTS: dict[type[Command], type[Event] | None] = {
     commands.SendMessage: events.MessageSent,
+    commands.RecallMessage: events.Done,
     commands.FetchMessages: events.MessagesFetched,
     commands.JoinChatroom: events.ChatroomOpened,
     commands.LeaveChatroom: None,
@@ -48,6 +49,7 @@ REPEATABLE: frozenset[type[Command]] = frozenset(
     {
         commands.Sync,
         commands.SendMessage,  # the client gives each one a client_id
+        commands.RecallMessage,  # of one that is recalled nothing is left to do
         commands.FetchMessages,
         commands.JoinChatroom,
         commands.LeaveChatroom,

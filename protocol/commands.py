@@ -140,6 +140,13 @@ class SendMessage(Command, frozen=True):
     attachments: FileReferences = []
 
 
+class RecallMessage(Command, frozen=True):
+    """Takes a message back: what was in it is erased for everyone, and its place stays."""
+
+    chatroom_id: UUID
+    message_id: UUID
+
+
 # --- files -----------------------------------------------------------------------------------
 
 
@@ -469,6 +476,7 @@ SOCKET_COMMANDS: dict[str, type[Command]] = {
     "typing_stop": TypingStop,
     "message_read": MessageRead,
     "send_message": SendMessage,
+    "recall_message": RecallMessage,
     "fetch_messages": FetchMessages,
     "create_chatroom": CreateChatroom,
     "list_chatrooms": ListChatrooms,

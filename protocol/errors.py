@@ -57,6 +57,7 @@ ERRORS: dict[str, ErrorKind] = {
     "MEMBER_BANNED": ErrorKind(403, False, "The user is banned from the chatroom; unban them first."),
     # Messages
     "MESSAGE_NOT_FOUND": ErrorKind(404, False, "There is no such message in this chatroom."),
+    "MESSAGE_DELETE_DENIED": ErrorKind(403, False, "Only its sender, the owner and moderators take a message back."),
     "MESSAGE_TOO_LONG": ErrorKind(422, False, "The message is longer than allowed."),
     "MESSAGE_ENCRYPTION_FAILED": ErrorKind(422, False, "The chatroom takes encrypted content only."),
     "MESSAGE_KEY_OUTDATED": ErrorKind(

@@ -49,6 +49,15 @@ class MessageReceived(Event, frozen=True):
     message: Message
 
 
+class MessageRecalled(Event, frozen=True):
+    """A message was taken back: forget what was in it."""
+
+    chatroom_id: UUID
+    message_id: UUID
+    recalled_by: UUID
+    recalled_at: datetime
+
+
 class ChatroomCreated(Event, frozen=True):
     """A chatroom came to be; always seq 1."""
 
@@ -447,6 +456,7 @@ class BotsListed(Event, frozen=True):
 
 DURABLE: dict[str, type[Event]] = {
     "message_received": MessageReceived,
+    "message_recalled": MessageRecalled,
     "chatroom_created": ChatroomCreated,
     "chatroom_updated": ChatroomUpdated,
     "chatroom_deleted": ChatroomDeleted,

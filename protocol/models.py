@@ -150,7 +150,10 @@ class FileReference(Struct, frozen=True, kw_only=True):
 
 
 class Message(Struct, frozen=True, kw_only=True):
-    """A message as everyone in its chatroom sees it. `seq` is its place in the chatroom's one order."""
+    """A message as everyone in its chatroom sees it. `seq` is its place in the chatroom's one order.
+
+    Since `recalled_at` it is empty: `content` is an empty text, and there are no attachments.
+    """
 
     id: UUID
     chatroom_id: UUID
@@ -166,6 +169,7 @@ class Message(Struct, frozen=True, kw_only=True):
     attachments: tuple[Attachment, ...] = ()
     reactions: tuple[dict[str, Any], ...] = ()
     edited_at: datetime | None = None
+    recalled_at: datetime | None = None
 
 
 class Member(Struct, frozen=True, kw_only=True):

@@ -87,6 +87,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/chatrooms/{chatroom_id}/leave", commands.LeaveMembership, events.Done),
     Route("GET", "/chatrooms/{chatroom_id}/messages", commands.FetchMessages, events.MessagesFetched),
     Route("POST", "/chatrooms/{chatroom_id}/messages", commands.SendMessage, events.MessageSent, 201, repeated=_known),
+    Route("DELETE", "/chatrooms/{chatroom_id}/messages/{message_id}", commands.RecallMessage, events.Done),
     Route("POST", "/chatrooms/{chatroom_id}/read", commands.MessageRead, events.ReadPosition),
     Route("GET", "/chatrooms/{chatroom_id}/keys", commands.GetChatroomKeys, events.ChatroomKeysFetched),
     Route("POST", "/chatrooms/{chatroom_id}/keys", commands.PutChatroomKeys, events.ChatroomKeysPut),

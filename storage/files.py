@@ -330,6 +330,11 @@ async def add_to_messages(
     )
 
 
+async def take_from_message(conn: Connection, chatroom_id: UUID, message_id: UUID) -> None:
+    """No file stands in this message any more."""
+    await conn.execute("DELETE FROM message_files WHERE chatroom_id = $1 AND message_id = $2", chatroom_id, message_id)
+
+
 # --- keys ------------------------------------------------------------------------------------
 
 

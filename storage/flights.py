@@ -134,7 +134,7 @@ SELECT m.role, m.muted_until, statement_timestamp() AS now, u.username, u.displa
        k.reply_to IS NULL OR EXISTS (
            SELECT 1 FROM messages r WHERE r.chatroom_id = k.chatroom_id AND r.id = k.reply_to) AS reply_exists,
        d.chatroom_id, d.seq, d.id, d.sender_id, d.client_id, d.message_type, d.reply_to, d.key_version,
-       d.nonce, d.sealed, d.created_at, d.edited_at
+       d.nonce, d.sealed, d.created_at, d.edited_at, d.recalled_at
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::uuid[])
      WITH ORDINALITY AS k(chatroom_id, sender_id, client_id, reply_to, place)
 LEFT JOIN members m ON m.chatroom_id = k.chatroom_id AND m.user_id = k.sender_id

@@ -29,13 +29,14 @@ class StoredMessage(Struct, frozen=True, kw_only=True):
     sealed: bytes
     created_at: datetime
     edited_at: datetime | None = None
+    recalled_at: datetime | None = None
     file_ids: tuple[UUID, ...] = ()
     """Of a new message; what stands in an old one is in its body."""
 
 
 COLUMNS = (
     "chatroom_id, seq, id, sender_id, client_id, message_type, reply_to, "
-    "key_version, nonce, sealed, created_at, edited_at"
+    "key_version, nonce, sealed, created_at, edited_at, recalled_at"
 )
 _QUALIFIED = ", ".join(f"m.{name.strip()}" for name in COLUMNS.split(","))
 _SENDER = "u.username, u.display_name, u.avatar_url"
@@ -56,6 +57,7 @@ def stored_message(row: Any) -> StoredMessage:
         sealed=row["sealed"],
         created_at=row["created_at"],
         edited_at=row["edited_at"],
+        recalled_at=row["recalled_at"],
     )
 
 
@@ -76,6 +78,7 @@ def open_message(stored: StoredMessage, sender: User, key: RoomKey) -> Message:
         reply_to=stored.reply_to,
         created_at=stored.created_at,
         edited_at=stored.edited_at,
+        recalled_at=stored.recalled_at,
     )
 
 
@@ -135,6 +138,35 @@ async def by_ids(conn: Connection, chatroom_ids: Sequence[UUID], message_ids: Se
             JOIN messages m USING (chatroom_id, id) JOIN users u ON u.id = m.sender_id""",
         list(chatroom_ids),
         list(message_ids),
+    )
+
+
+async def find(conn: Connection, chatroom_id: UUID, message_id: UUID) -> StoredMessage | None:
+    """A message of a chatroom."""
+    row = await conn.fetchrow(
+        f"SELECT {COLUMNS} FROM messages WHERE chatroom_id = $1 AND id = $2", chatroom_id, message_id
+    )
+    return None if row is None else stored_message(row)
+
+
+async def rewrite(conn: Connection, message: StoredMessage, sealed: tuple[int, bytes, bytes]) -> None:
+    """Puts another body, with the version of its key and its nonce, into the place of a message's own."""
+    await conn.execute(
+        "UPDATE messages SET key_version = $3, nonce = $4, sealed = $5 WHERE chatroom_id = $1 AND seq = $2",
+        message.chatroom_id,
+        message.seq,
+        *sealed,
+    )
+
+
+async def recall(conn: Connection, message: StoredMessage, empty: tuple[int, bytes, bytes], now: datetime) -> None:
+    """Overwrites what is in a message, and says since when it is recalled."""
+    await rewrite(conn, message, empty)
+    await conn.execute(
+        "UPDATE messages SET recalled_at = $3 WHERE chatroom_id = $1 AND seq = $2",
+        message.chatroom_id,
+        message.seq,
+        now,
     )
 
 

@@ -59,6 +59,7 @@ NEEDED: dict[type[Command], Scope | Literal["any", "person"]] = {
     commands.CreateUpload: "write",
     commands.DeleteFile: "write",
     commands.SendMessage: "write",
+    commands.RecallMessage: "write",
     commands.TypingStart: "write",
     commands.TypingStop: "write",
     commands.MessageRead: "write",

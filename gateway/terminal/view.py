@@ -47,6 +47,7 @@ class View:
         self.oldest = 0
         self._handlers: dict[str, Callable[[Any], list[str]]] = {
             "message_received": lambda data: self.message(data.message),
+            "message_recalled": self._recalled,
             "user_joined": self._joined,
             "user_left": self._left,
             "member_updated": self._role,
@@ -155,8 +156,13 @@ class View:
     def _said(self, message: Message) -> list[str]:
         self._people[message.user_id] = plain(message.username)
         text = message.content if isinstance(message.content, str) else "(encrypted end to end)"
+        if message.recalled_at is not None:
+            text = "(taken back)"
         first, *more = lines(text)
         return [f"{self._time(message.created_at)} {plain(message.username)}: {first}", *more]
+
+    def _recalled(self, data: events.MessageRecalled) -> list[str]:
+        return [f"* {self.person(data.recalled_by)} took a message back in {self.room(data.chatroom_id)}"]
 
     def _time(self, at: datetime) -> str:
         local, now = at.astimezone(), self._clock()

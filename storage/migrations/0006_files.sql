@@ -41,3 +41,6 @@ CREATE TABLE message_files (
     PRIMARY KEY (chatroom_id, message_id, file_id)
 );
 CREATE INDEX message_files_file ON message_files (file_id);
+
+-- From then on a message is an empty one: what was in it has been overwritten.
+ALTER TABLE messages ADD COLUMN recalled_at timestamptz;

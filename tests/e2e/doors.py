@@ -29,6 +29,7 @@ ROUTES = {
     "leave_membership": ("POST", "/chatrooms/{chatroom_id}/leave"),
     "fetch_messages": ("GET", "/chatrooms/{chatroom_id}/messages"),
     "send_message": ("POST", "/chatrooms/{chatroom_id}/messages"),
+    "recall_message": ("DELETE", "/chatrooms/{chatroom_id}/messages/{message_id}"),
     "put_device_key": ("PUT", "/users/me/keys"),
     "list_device_keys": ("GET", "/users/me/keys"),
     "delete_device_key": ("DELETE", "/users/me/keys"),

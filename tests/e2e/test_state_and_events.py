@@ -137,6 +137,13 @@ class Model:
         self.state["row"]["last_message"] = message
         self.state["row"]["unread_count"] += message["user_id"] != self._me
 
+    def _message_recalled(self, data: dict[str, Any]) -> None:
+        (message,) = [m for m in self.state["messages"] if m["id"] == data["message_id"]]
+        empty = {"content": "", "attachments": [], "recalled_at": data["recalled_at"]}
+        message.update(empty)
+        if self.state["row"]["last_message"]["id"] == data["message_id"]:
+            self.state["row"]["last_message"].update(empty)
+
     def _user_joined(self, data: dict[str, Any]) -> None:
         member = without_presence(data["member"])
         assert data["user"]["id"] == member["user_id"]
@@ -180,6 +187,14 @@ async def say(scene: Scene) -> None:
     await scene.do(scene.owner, "send_message", content=SEALED)
     await scene.do(scene.viewer, "send_message", content="own", reply_to=first["message"]["id"])
     await scene.do(scene.owner, "send_message", content="again", client_id="1")
+
+
+async def recall(scene: Scene) -> None:
+    """What was said before, text and encrypted, is taken back by who said it and by the owner; once more is nothing."""
+    told = (await scene.server.history(scene.viewer, scene.room))[:]
+    for person, message in zip((scene.owner, scene.owner, scene.viewer), told, strict=False):
+        for _ in range(2):
+            await scene.do(person, "recall_message", message_id=message["id"])
 
 
 async def update(scene: Scene) -> None:
@@ -271,6 +286,7 @@ async def hand_over(scene: Scene) -> None:
 Action = Callable[[Scene], Awaitable[None]]
 ACTIONS: dict[Action, set[str]] = {
     say: {"message_received"},
+    recall: {"message_recalled"},
     update: {"chatroom_updated"},
     delete: {"chatroom_deleted"},
     join: {"user_joined"},
@@ -296,6 +312,7 @@ async def scene(common_server: Server, crowd: list[Person], transport: Transport
     room = await common_server.chatroom(owner, viewer, other, description="old")
     scene = Scene(common_server.over(transport), room, owner, viewer, other, outsider, stranger)
     await scene.do(owner, "send_message", content="before")
+    await scene.do(viewer, "send_message", content=SEALED)
     return scene
 
 

@@ -277,6 +277,7 @@ SERVER_FRAMES: list[tuple[dict[str, Any], dict[str, Any]]] = [
                     "attachments": [],
                     "reactions": [],
                     "edited_at": None,
+                    "recalled_at": None,
                 }
             },
             "chatroom_id": ID,

@@ -141,6 +141,7 @@ RESULTS: dict[type[Command], Struct | None] = {
     c.ListBans: e.BansListed(bans=(BAN,), pagination=PAGE),
     c.LeaveMembership: e.Done(chatroom_id=ROOM_ID, seq=3),
     c.FetchMessages: e.MessagesFetched(messages=(MESSAGE,), pagination=PAGE),
+    c.RecallMessage: e.Done(chatroom_id=ROOM_ID, seq=3),
     c.SendMessage: e.MessageSent(message=MESSAGE, client_id="c1"),
     c.ListDeviceKeys: DEVICE_KEYS,
     c.PutDeviceKey: e.DeviceKeyPut(key=DEVICE_KEY, replaced=False),

@@ -100,6 +100,13 @@ CASES: list[tuple[str, str, Any, int, Command]] = [
         201,
         c.SendMessage(chatroom_id=ROOM_ID, content="Hello", client_id="c1"),
     ),
+    (
+        "DELETE",
+        f"/chatrooms/{R}/messages/{U}",
+        None,
+        200,
+        c.RecallMessage(chatroom_id=ROOM_ID, message_id=UUID(U)),
+    ),
     ("GET", "/users/me/keys", None, 200, c.ListDeviceKeys()),
     ("PUT", "/users/me/keys", DEVICE_BODY, 200, c.PutDeviceKey(**DEVICE_BODY)),
     ("DELETE", "/users/me/keys?device_id=laptop", None, 200, c.DeleteDeviceKey(device_id="laptop")),
