@@ -23,7 +23,7 @@ from gateway.config import Config, ConfigError
 from gateway.door import Door
 from gateway.drain import drain
 from gateway.files.collector import Collector
-from gateway.files.grants import FILE, FileGrant
+from gateway.files.grants import FILE, PART, FileGrant, PartGrant
 from gateway.files.pictures import Pictures
 from gateway.files.place import open_blobs
 from gateway.files.store import FileStore
@@ -142,6 +142,7 @@ async def _run_node(
         types=Types(),
         pictures=Pictures(),
         file_grants=Grants(FileGrant, FILE, keys.master),
+        part_grants=Grants(PartGrant, PART, keys.master),
     )
     chat = Chat(services)
     door = Door(config, hub, chat, database, wheel, presence, metrics, cluster.bus, cluster.tokens, cluster.fence)
@@ -325,6 +326,7 @@ class _Reload:
                 self._services.room_keys.replace(master)
                 self._services.files.replace(master)
                 self._services.file_grants.replace(keys.master)
+                self._services.part_grants.replace(keys.master)
                 self._cluster.replace(keys)
                 rewrapped = await rewrap(conn, master) + await files.rewrap(conn, master)
         except (ConfigError, keyfile.SecretError, MasterKeyMissing, ChatError):

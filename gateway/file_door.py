@@ -9,7 +9,7 @@ from datetime import datetime
 from uuid import UUID
 
 from crypto.sealing import SealBroken
-from gateway.actions import downloads, files, uploads
+from gateway.actions import downloads, files, part_uploads, uploads
 from gateway.actions.uploads import Announced, Progress
 from gateway.actor import Actor
 from gateway.files.checksum import Algorithm
@@ -151,6 +151,18 @@ class FileDoor:
     async def terminate(self, actor: Actor, file_id: UUID) -> None:
         """Drops an upload, or its file. Raises ChatError."""
         await uploads.terminate(self._services, actor, file_id)
+
+    # --- parts -----------------------------------------------------------------------------------
+
+    async def redeem_part(self, file_id: UUID, number: int, signature: str) -> Actor:
+        """Who sends a part to a signed address. Raises ChatError FILE_NOT_FOUND."""
+        return await part_uploads.redeem(self._services, file_id, number, signature)
+
+    async def put_part(
+        self, actor: Actor, file_id: UUID, number: int, size: int | None, body: AsyncIterable[bytes]
+    ) -> None:
+        """Takes a part. Raises ChatError."""
+        await part_uploads.put_part(self._services, actor, file_id, number, size, self._counted(body))
 
     # --- downloads -------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from crypto.passwords import Passwords
 from crypto.signed_urls import Grants
 from crypto.tokens import AccessTokens, RefreshTokens
 from gateway.config import Config
-from gateway.files.grants import FileGrant
+from gateway.files.grants import FileGrant, PartGrant
 from gateway.files.pictures import Pictures
 from gateway.files.store import FileStore
 from gateway.files.types import Types
@@ -43,3 +43,4 @@ class Services:
     types: Types
     pictures: Pictures
     file_grants: Grants[FileGrant]
+    part_grants: Grants[PartGrant]

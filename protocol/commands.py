@@ -43,6 +43,9 @@ UserIds = Annotated[list[UUID], Meta(max_length=500)]
 FileReferences = Annotated[list[FileReference], Meta(max_length=10)]
 FileName = Annotated[str, Meta(max_length=4096)]
 FileSize = Annotated[int, Meta(ge=0, le=2**53)]
+PartNumber = Annotated[int, Meta(ge=0, le=10_000)]
+PartLimit = Annotated[int, Meta(ge=1, le=1_000)]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 FileLife = Annotated[int, Meta(ge=1, le=31_536_000)]
 FileIds = Annotated[list[UUID], Meta(min_length=1, max_length=100)]
 MuteSeconds = Annotated[int, Meta(ge=1, le=31_536_000)]
@@ -161,6 +164,27 @@ class CreateUpload(Command, frozen=True):
     chatroom_id: UUID | None = None
     encrypted: bool = False
     expires_in: FileLife | None = None
+
+
+class GetUpload(Command, frozen=True):
+    """Tells which parts of an upload are there, and gives new addresses, of the parts behind number `after`."""
+
+    file_id: UUID
+    after: PartNumber = 0
+    limit: PartLimit = 100
+
+
+class CompleteUpload(Command, frozen=True):
+    """Makes a file of an upload whose parts are all there. `sha256` is what they should come to, in hex."""
+
+    file_id: UUID
+    sha256: Sha256 | None = None
+
+
+class AbortUpload(Command, frozen=True):
+    """Drops an upload and the parts that are there."""
+
+    file_id: UUID
 
 
 class GetFile(Command, frozen=True):

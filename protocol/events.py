@@ -30,6 +30,7 @@ from protocol.models import (
     RotationReason,
     SyncedRoom,
     UploadedFile,
+    UploadPart,
     User,
     UserProfile,
     WrappedKey,
@@ -276,9 +277,20 @@ class MessageSent(Event, frozen=True):
 
 
 class UploadStarted(Event, frozen=True):
-    """An upload has begun; `fid` will be the file's id."""
+    """An upload has begun, and goes on; `fid` will be the file's id.
+
+    It has `part_count` parts of `part_size` bytes, the last one of what is left; `received` bytes of them are there.
+    `parts` are some of them, and `has_more` says that more follow. Their addresses are good until `expires_at`.
+    """
 
     fid: UUID
+    file_size: int
+    part_size: int
+    part_count: int
+    received: int
+    expires_at: datetime
+    parts: tuple[UploadPart, ...]
+    has_more: bool
 
 
 class FilesListed(Event, frozen=True):

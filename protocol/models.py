@@ -142,6 +142,18 @@ class FileUrls(Struct, frozen=True, kw_only=True):
     preview_url: str | None
 
 
+class UploadPart(Struct, frozen=True, kw_only=True):
+    """A part of an upload: its bytes go to `url` with PUT, and need no token there. `received` says that it is there.
+
+    The address is relative to where the server is, unless it names another.
+    """
+
+    number: int
+    size: int
+    url: str
+    received: bool
+
+
 class FileReference(Struct, frozen=True, kw_only=True):
     """A file to be sent with a message, by its id."""
 

@@ -34,6 +34,12 @@ class Admission:
         """A request that needs no token. Raises ChatError RATE_LIMIT_EXCEEDED."""
         await self._charges.address(request)
 
+    async def part_sender(self, request: web.Request, number: int) -> Actor:
+        """Who sends a part of an upload, by the signature in its address. Raises ChatError."""
+        signature = request.query.get("signature", "")
+        files = self._chat.files
+        return await self._known(request, lambda: files.redeem_part(path_id(request, "file_id"), number, signature))
+
     async def _known(self, request: web.Request, who: Callable[[], Awaitable[Actor]]) -> Actor:
         try:
             actor = await who()

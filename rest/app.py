@@ -10,6 +10,7 @@ from rest.downloads import add_downloads
 from rest.endpoints import add_endpoints
 from rest.middleware import Failures, Headers, Outcome
 from rest.pages import add_pages
+from rest.parts import add_parts
 from rest.service import add_service
 from rest.settings import Chat, Observe, ReadMetrics, RestSettings
 from rest.tus import add_tus
@@ -30,6 +31,7 @@ def make_app(chat: Chat, settings: RestSettings, metrics: ReadMetrics, observe: 
     add_endpoints(app, chat, admission, settings.body_deadline)
     add_uploads(app, chat, admission, settings)
     add_tus(app, chat, admission, settings)
+    add_parts(app, chat, admission, settings)
     add_downloads(app, chat, admission, settings)
     add_service(app, chat, settings, metrics)
     add_pages(app, settings)

@@ -17,13 +17,14 @@ class Endpoint:
     def __init__(self, route: Route, chat: Chat, admission: Admission, body_deadline: float) -> None:
         self._route = route
         self._chat = chat
-        self._admission = admission
+        signed = admission.uploader if route.upload else admission.signed
+        self._admit = admission.unsigned if route.anonymous else signed
         self._body_deadline = body_deadline
 
     async def answer(self, request: web.Request) -> web.Response:
         """Does what the request asks. Raises ChatError."""
         route = self._route
-        actor = await (self._admission.unsigned if route.anonymous else self._admission.signed)(request)
+        actor = await self._admit(request)
         command = await read_command(request, route.command, self._body_deadline)
         result = await self._chat.handle(actor, command)
         if route.result is None:

@@ -21,7 +21,8 @@ class Route:
 
     `result` is what the command gives and what stands under `data`; None where the
     answer is a `message` alone. `repeated` tells from the result that nothing was made,
-    in which case the answer is 200 rather than `status`. `anonymous` needs no token.
+    in which case the answer is 200 rather than `status`. `anonymous` needs no token. `upload` is
+    counted among a user's uploads as well.
     """
 
     method: str
@@ -32,6 +33,7 @@ class Route:
     anonymous: bool = False
     message: str | None = None
     repeated: Callable[[Any], bool] | None = None
+    upload: bool = False
 
     def status_of(self, result: Struct | None) -> int:
         """The HTTP status of one result."""
@@ -91,8 +93,11 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/chatrooms/{chatroom_id}/read", commands.MessageRead, events.ReadPosition),
     Route("GET", "/chatrooms/{chatroom_id}/keys", commands.GetChatroomKeys, events.ChatroomKeysFetched),
     Route("POST", "/chatrooms/{chatroom_id}/keys", commands.PutChatroomKeys, events.ChatroomKeysPut),
-    Route("POST", "/files", commands.CreateUpload, events.UploadStarted, 201),
+    Route("POST", "/files", commands.CreateUpload, events.UploadStarted, 201, upload=True),
     Route("POST", "/files/urls", commands.GetFileUrls, events.FileUrlsSigned),
+    Route("GET", "/files/uploads/{file_id}", commands.GetUpload, events.UploadStarted),
+    Route("DELETE", "/files/uploads/{file_id}", commands.AbortUpload, None, message="The upload is dropped"),
+    Route("POST", "/files/uploads/{file_id}/complete", commands.CompleteUpload, models.UploadedFile),
     Route("GET", "/files/{file_id}/info", commands.GetFile, models.UploadedFile),
     Route("DELETE", "/files/{file_id}", commands.DeleteFile, None, message="The file is deleted"),
 )

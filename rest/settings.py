@@ -184,6 +184,14 @@ class Files(Protocol):
     async def redeem(self, file_id: UUID, signature: str) -> Actor:
         """Who reads a file by a signed address. Raises ChatError FILE_NOT_FOUND."""
 
+    async def redeem_part(self, file_id: UUID, number: int, signature: str) -> Actor:
+        """Who sends a part to a signed address. Raises ChatError."""
+
+    async def put_part(
+        self, actor: Any, file_id: UUID, number: int, size: int | None, body: AsyncIterable[bytes]
+    ) -> None:
+        """Takes a part; `size` is what is said of it. Raises ChatError."""
+
     async def open(self, actor: Any, file_id: UUID, variant: Variant) -> File:
         """A file, or a picture of it. Raises ChatError."""
 

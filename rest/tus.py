@@ -8,7 +8,6 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from email.utils import format_datetime
 from typing import get_args
 from urllib.parse import urlsplit
-from uuid import UUID
 
 from aiohttp import web
 
@@ -17,7 +16,7 @@ from protocol.errors import ChatError
 from rest.admission import Admission
 from rest.middleware import EXTRA
 from rest.pace import paced
-from rest.requests import convert
+from rest.requests import convert, path_id
 from rest.routes import MOUNTS
 from rest.settings import Chat, Checksum, ChecksumAlgorithm, Progress, RestSettings
 
@@ -75,7 +74,7 @@ class Tus:
         """How far an upload is. Raises ChatError."""
         _check_version(request)
         actor = await self._admission.signed(request)
-        progress = await self._files.look(actor, _file_id(request))
+        progress = await self._files.look(actor, path_id(request, "file_id"))
         length = {"Upload-Defer-Length": "1"} if progress.length is None else {"Upload-Length": str(progress.length)}
         metadata = {"Upload-Metadata": progress.metadata} if progress.metadata else {}
         return web.Response(headers=_headers(progress) | length | metadata)
@@ -90,7 +89,7 @@ class Tus:
             raise _missing("Upload-Offset")
         _check_room(request, offset, length)
         progress = await self._files.append(
-            actor, _file_id(request), self._body(request), offset, length, _checksum(request)
+            actor, path_id(request, "file_id"), self._body(request), offset, length, _checksum(request)
         )
         return web.Response(status=204, headers=_headers(progress))
 
@@ -98,7 +97,7 @@ class Tus:
         """Drops an upload. Raises ChatError."""
         _check_version(request)
         actor = await self._admission.signed(request)
-        await self._files.terminate(actor, _file_id(request))
+        await self._files.terminate(actor, path_id(request, "file_id"))
         return web.Response(status=204)
 
     async def override(self, request: web.Request) -> web.Response:
@@ -202,13 +201,6 @@ def _missing(name: str) -> ChatError:
 
 def _bad_header(name: str) -> ChatError:
     return ChatError("VALIDATION_INVALID_FORMAT", f"{name} is not as tus 1.0.0 has it.", details={"field": name})
-
-
-def _file_id(request: web.Request) -> UUID:
-    try:
-        return UUID(request.match_info["file_id"])
-    except ValueError:
-        raise ChatError("FILE_NOT_FOUND") from None
 
 
 def add_tus(app: web.Application, chat: Chat, admission: Admission, settings: RestSettings) -> None:

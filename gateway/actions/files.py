@@ -23,7 +23,6 @@ from gateway.files.types import HEAD, kind_of
 from gateway.services import Services
 from protocol.commands import CreateUpload
 from protocol.errors import ChatError
-from protocol.events import UploadStarted
 from protocol.models import Attachment, FileReference, UploadedFile
 from storage import files, rooms
 from storage.database import Connection
@@ -132,12 +131,6 @@ async def begin_upload(
         await _check_room(conn, actor, file.chatroom_id)
         check_quota(config, await files.lock_usage(conn, actor.user.id, file.chatroom_id, file.id), size)
         return await services.files.begin(conn, file)
-
-
-async def create_upload(services: Services, actor: Actor, command: CreateUpload) -> UploadStarted:
-    """Begins an upload whose bytes come by requests of their own."""
-    upload = await begin_upload(services, actor, command)
-    return UploadStarted(fid=upload.file.id)
 
 
 async def _check_room(conn: Connection, actor: Actor, chatroom_id: UUID | None) -> None:

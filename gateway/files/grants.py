@@ -7,7 +7,9 @@ from uuid import UUID
 from crypto.signed_urls import Grant
 
 FILE = b"file"
-"""What these grants are for: those of other kinds are none here."""
+"""What grants for reading are for: those of other kinds are none of them."""
+PART = b"upload part"
+"""What grants for parts of uploads are for."""
 
 
 class FileGrant(Grant, frozen=True, array_like=True):
@@ -16,3 +18,12 @@ class FileGrant(Grant, frozen=True, array_like=True):
     user_id: UUID
     sign_in_id: UUID
     file_id: UUID
+
+
+class PartGrant(Grant, frozen=True, array_like=True):
+    """Lets whoever has the address send one part of an upload as this user, as long as the user stays signed in."""
+
+    user_id: UUID
+    sign_in_id: UUID
+    file_id: UUID
+    number: int

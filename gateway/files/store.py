@@ -124,14 +124,45 @@ class FileStore:
         else:
             await self.blobs.run(writer.drop)
 
-    async def _keep(self, upload: Upload, writer: PartWriter) -> None:
-        part = Part(len(upload.parts), uuid4(), writer.size)
+    async def put_part(self, file: StoredFile, number: int, size: int, body: AsyncIterable[bytes]) -> None:
+        """Takes a part of `size` bytes, in place of one that was there; of one that breaks off nothing is kept.
+
+        Raises ChatError FILE_NOT_FOUND where the upload is over, FILE_UPLOAD_FAILED, FILE_TOO_LARGE, and what `body`
+        raises.
+        """
+        seal = PartSeal(file.key, file.id, "whole", number)
+        writer = await self.blobs.run(partial(PartWriter, self.blobs.spool(), seal))
+        try:
+            async for batch in _bounded(_batches(body), 0, size):
+                await self.blobs.run(partial(writer.write, batch))
+            if writer.size < size:
+                raise ChatError("FILE_UPLOAD_FAILED", f"This part has {size} bytes.", details={"size": size})
+        except BaseException:
+            await self.blobs.run(writer.drop)
+            raise
+        part = await self._blob_of(writer, number)
+        try:
+            async with self._database.transaction() as conn:
+                replaced = await uploads.put_part(conn, file.id, part)
+        except ChatError as error:
+            if not error.kind.retryable:  # else it may have been written after all
+                await self.blobs.delete([part.blob_id])
+            raise
+        if replaced is not None:
+            await self.blobs.delete([replaced])
+
+    async def _blob_of(self, writer: PartWriter, number: int) -> Part:
+        part = Part(number, uuid4(), writer.size)
         try:
             await self.blobs.run(writer.close)
         except BaseException:
             await self.blobs.run(writer.drop)
             raise
         await self.blobs.keep(part.blob_id, writer.path)
+        return part
+
+    async def _keep(self, upload: Upload, writer: PartWriter) -> None:
+        part = await self._blob_of(writer, len(upload.parts))
         async with self._database.transaction() as conn:
             added = await files.append_part(conn, upload.file.id, part, upload.received)
         if not added:

@@ -26,7 +26,7 @@ from gateway.config import Config
 from gateway.connection import Connection as Client
 from gateway.door import Door
 from gateway.fence import Open
-from gateway.files.grants import FILE, FileGrant
+from gateway.files.grants import FILE, PART, FileGrant, PartGrant
 from gateway.files.pictures import Pictures
 from gateway.files.store import FileStore
 from gateway.files.types import Types
@@ -138,6 +138,7 @@ class Node:
             types=Types(),
             pictures=Pictures(),
             file_grants=Grants(FileGrant, FILE, keys.master),
+            part_grants=Grants(PartGrant, PART, keys.master),
         )
         self.chat = Chat(self.services)
         self.door = Door(config, self.hub, self.chat, read, self.wheel, presence, metrics, bus, tokens, Open())

@@ -86,6 +86,7 @@ async def services(db: Database, hub: NodesStandIn) -> AsyncIterator[Services]:
         types=cast(Any, None),
         pictures=cast(Any, None),
         file_grants=cast(Any, None),
+        part_grants=cast(Any, None),
     )
     passwords.close()
 

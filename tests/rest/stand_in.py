@@ -111,6 +111,26 @@ ROOM_CHANGED = e.ChatroomChanged(chatroom=ROOM, seq=1)
 DEVICE_KEY = m.DeviceKey(user_id=ADA.id, device_id="laptop", name=None, public_key=f"{'A' * 43}=", created_at=NOW)
 DEVICE_KEYS = e.DeviceKeysListed(user_id=ADA.id, keys=(DEVICE_KEY,))
 
+UPLOAD = e.UploadStarted(
+    fid=UUID(int=9),
+    file_size=1,
+    part_size=5,
+    part_count=1,
+    received=0,
+    expires_at=NOW,
+    parts=(m.UploadPart(number=1, size=1, url="/parts/1", received=False),),
+    has_more=False,
+)
+FILE = m.UploadedFile(
+    id=UUID(int=9),
+    filename="a.txt",
+    file_type="text/plain",
+    file_size=1,
+    encrypted_url=f"/files/{UUID(int=9)}",
+    sha256="00",
+    upload_date=NOW,
+)
+
 RESULTS: dict[type[Command], Struct | None] = {
     c.Register: SIGNED_IN,
     c.Login: SIGNED_IN,
@@ -151,17 +171,12 @@ RESULTS: dict[type[Command], Struct | None] = {
     c.GetChatroomKeys: e.ChatroomKeysFetched(
         chatroom_id=ROOM_ID, key_version=0, min_key_version=1, rotation_needed=False, keys=(), more=False, devices=()
     ),
-    c.CreateUpload: e.UploadStarted(fid=UUID(int=9)),
     c.GetFileUrls: e.FileUrlsSigned(files=(), expires_at=NOW),
-    c.GetFile: m.UploadedFile(
-        id=UUID(int=9),
-        filename="a.txt",
-        file_type="text/plain",
-        file_size=1,
-        encrypted_url=f"/files/{UUID(int=9)}",
-        sha256="00",
-        upload_date=NOW,
-    ),
+    c.CreateUpload: UPLOAD,
+    c.GetUpload: UPLOAD,
+    c.AbortUpload: None,
+    c.CompleteUpload: FILE,
+    c.GetFile: FILE,
     c.ListFiles: e.FilesListed(files=(), used=0, quota=1, pagination=PAGE),
     c.DeleteFile: None,
     c.MessageRead: e.ReadPosition(chatroom_id=ROOM_ID, last_read_seq=2, unread_count=0),

@@ -30,6 +30,15 @@ async def test_a_user_has_so_many_requests(serve: Serve) -> None:
     assert (await server.ask("GET", "/users/me")).status == 200
 
 
+async def test_uploads_are_counted_beside_requests(serve: Serve) -> None:
+    """What begins an upload has a limit of its own, which its headers tell."""
+    server = await serve(requests_per_minute=5)
+    assert (await server.ask("GET", "/users/me")).headers["X-RateLimit-Remaining"] == "4"
+    begun = await server.ask("POST", "/files", json={"filename": "a", "file_size": 1})
+    assert begun.headers["X-RateLimit-Remaining"] == "4"
+    assert (await server.ask("GET", "/users/me")).headers["X-RateLimit-Remaining"] == "2"
+
+
 async def test_users_and_addresses_are_counted_apart(serve: Serve) -> None:
     """Ada's requests take nothing from Bob's, nor from those who sign in at the same address."""
     server = await serve(requests_per_minute=1)
