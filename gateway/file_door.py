@@ -109,9 +109,13 @@ class FileDoor:
     async def finish(
         self, actor: Actor, upload: Upload, *, chatroom_id: UUID | None = None, sha256: bytes | None = None
     ) -> UploadedFile:
-        """Makes a file of an upload. Raises ChatError."""
-        with self._metrics.finishing():
-            return await files.finish_upload(self._services, actor, upload, chatroom_id=chatroom_id, sha256=sha256)
+        """Makes a file of an upload that came in one go; nothing is left of one that cannot be. Raises ChatError."""
+        try:
+            with self._metrics.finishing():
+                return await files.finish_upload(self._services, actor, upload, chatroom_id=chatroom_id, sha256=sha256)
+        except BaseException:
+            await self._services.files.drop(upload)
+            raise
 
     async def _counted(self, body: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         async for piece in body:

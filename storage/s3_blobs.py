@@ -183,26 +183,22 @@ class S3Blobs:
     async def _answered(self, what: str, asking: Awaitable[T], moved_at: Callable[[], float] | None = None) -> T:
         """What S3 answers. Raises ChatError where it does not, or where the answer is none to rely on."""
         try:
-            return await _in_time(asking, self._bucket.timeout, moved_at)
+            answer = await _in_time(asking, self._bucket.timeout, moved_at)
         except (BotoCoreError, ClientError, TimeoutError, _Wrong) as error:
+            self.reachable = False
             reason = str(error) or f"silent for {self._bucket.timeout} s"
             log.warning("S3 failed", extra={"operation": what, "reason": reason})
             raise ChatError("SERVICE_UNAVAILABLE", "Files cannot be reached.", retry_after=RETRY_SECONDS) from error
+        if not self.reachable:
+            log.info("S3 answers again")
+        self.reachable = True
+        return answer
 
     async def _look_forever(self) -> None:
         while True:
-            reachable = await self._look()
-            if reachable and not self.reachable:
-                log.info("files can be reached again")
-            self.reachable = reachable
+            with suppress(ChatError):
+                await self._answered("look", self._client.head_bucket(Bucket=self._bucket.name))
             await asyncio.sleep(LOOK_SECONDS)
-
-    async def _look(self) -> bool:
-        try:
-            await self._answered("look", self._client.head_bucket(Bucket=self._bucket.name))
-        except ChatError:
-            return False
-        return True
 
     def _named(self, blob_id: UUID) -> dict[str, str]:
         return {"Bucket": self._bucket.name, "Key": self._key(blob_id)}

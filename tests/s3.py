@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
+from io import BytesIO
 from typing import Literal, Self
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -57,6 +58,7 @@ class Spoiler:
         """The method that is spoilt; None for all."""
         self.times: int | None = None
         """How often; None for always."""
+        self.skip = 0
         self.asked: dict[str, int] = {}
         self.hanging = asyncio.Event()
         self._over = asyncio.Event()
@@ -96,9 +98,9 @@ class Spoiler:
             await self._runner.cleanup()
             self._runner = None
 
-    def spoil(self, fault: Fault, *, only: str | None = None, times: int | None = None) -> None:
-        """From now on."""
-        self.fault, self.only, self.times = fault, only, times
+    def spoil(self, fault: Fault, *, only: str | None = None, times: int | None = None, skip: int = 0) -> None:
+        """From now on, but for the first `skip`."""
+        self.fault, self.only, self.times, self.skip = fault, only, times, skip
 
     async def _pass(self, request: web.Request) -> web.StreamResponse:
         self.asked[request.method] = self.asked.get(request.method, 0) + 1
@@ -114,6 +116,9 @@ class Spoiler:
     def _fault(self, method: str) -> Fault | None:
         if self.fault is None or self.only not in (None, method) or self.times == 0:
             return None
+        if self.skip:
+            self.skip -= 1
+            return None
         if self.times is not None:
             self.times -= 1
         return self.fault
@@ -122,7 +127,7 @@ class Spoiler:
         url = self._upstream + request.raw_path
         headers = {k: v for k, v in request.headers.items() if k not in ("Transfer-Encoding", "Expect")}
         body = await request.read()
-        async with self._http.request(request.method, url, headers=headers, data=body) as answer:
+        async with self._http.request(request.method, url, headers=headers, data=BytesIO(body)) as answer:
             data = await answer.read()
             response = web.StreamResponse(status=answer.status, headers=answer.headers)
         if fault == "wrong etag":
@@ -176,7 +181,7 @@ class S3:
         authorization = "AWS4-HMAC-SHA256 Credential=testing/20260101/us-east-1/s3/aws4_request, SignedHeaders=host"
         async with (
             aiohttp.ClientSession(headers={"Authorization": f"{authorization}, Signature=0"}) as http,
-            http.request(method, f"{self._direct}/{self.name}{path}", data=data) as answer,
+            http.request(method, f"{self._direct}/{self.name}{path}", data=BytesIO(data)) as answer,
         ):
             assert answer.status == 200, await answer.text()
             return await answer.read()

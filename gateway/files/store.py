@@ -192,7 +192,8 @@ class FileStore:
         """Drops an upload, but not a file that it has become: its row, then its blobs."""
         async with self._database.transaction() as conn:
             blobs = await uploads.drop(conn, upload.file.id)
-        await self.blobs.delete(blobs)
+        with contextlib.suppress(ChatError):
+            await self.blobs.delete(blobs)
 
     async def keep_picture(self, file: StoredFile, variant: Variant, data: bytes) -> Part:
         """Keeps a picture of a file; a row has to name it then."""

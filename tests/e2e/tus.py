@@ -52,7 +52,7 @@ async def tus(
 
 async def create(server: Server, person: Person, size: int, mount: str = "", **values: str) -> str:
     """A new upload; where it is."""
-    told = metadata(filename="film.bin", **values)
+    told = metadata(**{"filename": "film.bin", **values})
     answer = await tus(server, person, "POST", f"{mount}/files/tus", Upload_Length=str(size), Upload_Metadata=told)
     assert answer.status == 201, answer
     return answer.headers["Location"]
