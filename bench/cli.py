@@ -19,15 +19,16 @@ from typing import Any, TypeVar
 import click
 import uvloop
 
+from bench import files, report, scenarios, storms
 from bench import nodes as several
-from bench import report, scenarios, storms
 from bench.faults.run import Options as FaultOptions
 from bench.faults.run import faults as run_faults
+from bench.files import FileOptions
 from bench.report import Result
 from bench.scenarios import Options
 from bench.target import TargetError
 
-Scenario = Callable[[Options], Coroutine[Any, Any, list[Result]]]
+Given = TypeVar("Given", Options, FileOptions)
 R = TypeVar("R")
 
 POSITIVE = click.IntRange(min=1)
@@ -104,6 +105,20 @@ def storm(url: str | None, codec: str, duration: float, out: Path | None, **give
     _run(storms.storm, Options(url=url, codec=codec, duration=duration, rooms=1, in_flight=(), **given), out)
 
 
+@main.command(name="files")
+@_OPTIONS[0]
+@click.option(
+    "--duration", type=click.FloatRange(0.1, 600), default=3.0, show_default=True, help="Seconds of each measurement."
+)
+@click.option("--size", type=POSITIVE, default=1000, show_default=True, help="MB of the file for memory.")
+@click.option("--transfers", type=POSITIVE, default=20, show_default=True, help="Transfers beside chat.")
+@click.option("--rate", type=click.FloatRange(0.001), default=1.0, show_default=True, help="MB/s of each, in one run.")
+@_OPTIONS[3]
+def of_files(out: Path | None, **given: Any) -> None:
+    """Files in and out, and what they do to chat and memory."""
+    _run(files.files, FileOptions(**given), out)
+
+
 @main.command()
 @click.option("--url", help="A running server, as in ws://127.0.0.1:8000/ws. Without it one is started.")
 @click.option("--clients", type=POSITIVE, default=9, show_default=True, help="Bots that write and hear.")
@@ -177,7 +192,12 @@ def nodes_idle(
     _run(partial(several.idle, sessions=sorted(sessions), rooms=sorted(rooms)), options, out, "nodes idle")
 
 
-def _run(scenario: Scenario, options: Options, out: Path | None, name: str | None = None) -> None:
+def _run(
+    scenario: Callable[[Given], Coroutine[Any, Any, list[Result]]],
+    options: Given,
+    out: Path | None,
+    name: str | None = None,
+) -> None:
     """Runs it, prints the table, and exits with 1 when anything was lost, repeated or out of order."""
     environment = report.environment()
     results = _complete(scenario(options))

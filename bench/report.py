@@ -100,14 +100,15 @@ def loaded(window: Window, verdict: Verdict) -> Result:
         "generator_lag_p99_ms": _ms(percentile(window.lag, 0.99)),
         "seconds": window.seconds,
     }
-    return Result("", verdict.clean, figures, asdict(verdict), _warnings(window))
+    return Result("", verdict.clean, figures, asdict(verdict), saturated(window.own_cpu))
 
 
-def _warnings(window: Window) -> tuple[str, ...]:
-    if window.own_cpu <= FULL:
+def saturated(own_cpu: float) -> tuple[str, ...]:
+    """A warning where the generator used so much of its core that it has measured itself."""
+    if own_cpu <= FULL:
         return ()
     return (
-        f"VOID: the generator used {window.own_cpu:.0%} of its core, so rates and latencies are its own; "
+        f"VOID: the generator used {own_cpu:.0%} of its core, so rates and latencies are its own; "
         "of this run only figures per CPU second of the server say something about the server",
     )
 

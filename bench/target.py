@@ -38,6 +38,10 @@ SETTINGS = {
     "PARLEY_LIMIT_PASSWORD_QUEUE": "100000",
     "PARLEY_LIMIT_REQUESTS": "1000000000",
     "PARLEY_LIMIT_UNAUTHENTICATED": "1000000",
+    "PARLEY_LIMIT_UPLOADS": "1000000000",
+    **dict.fromkeys(
+        (f"PARLEY_LIMIT_{what}" for what in ("FILE", "IMAGE", "MEDIA", "USER_FILES", "CHATROOM_FILES")), str(2**50)
+    ),
 }
 """How our own server differs from a fresh install: limits on what one user or address may do are out of the way."""
 
