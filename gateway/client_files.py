@@ -1,7 +1,8 @@
 """Files go by HTTP, beside the socket: streamed, with what is on its way in memory and no more.
 
-What is cut goes on by itself, after a pause that grows; only when nothing at all has moved
-for TRIES attempts the transfer fails. This is the one module of the client that speaks HTTP.
+What is cut goes on by itself, after a pause that grows: uploads by tus 1.0.0
+(https://tus.io/protocols/resumable-upload), downloads in ranges (RFC 9110, 14). Only when
+TRIES attempts have brought it no further the transfer fails.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Any, TypeVar
-from urllib.parse import quote
 from uuid import UUID
 
 import aiohttp
@@ -27,7 +28,7 @@ from protocol.events import Error
 from protocol.models import UploadedFile
 
 TRIES = 10
-"""Attempts in a row without a single byte moved after which a transfer has failed; with their pauses, some minutes."""
+"""Attempts in a row that bring a transfer no further after which it has failed; with their pauses, some minutes."""
 
 STALL = 60.0
 """Seconds without a byte, or without an answer, after which an attempt is given up."""
@@ -35,18 +36,19 @@ STALL = 60.0
 PIECE = 256 * 1024
 """Bytes of a download that are taken together, at most."""
 
+GOODBYE = 5.0
+"""Seconds that taking an upload back may take."""
+
+TUS = {"Tus-Resumable": "1.0.0"}
+
 Progress = Callable[[int, int], object]
 """Told how many bytes have gone or come, and how many there are; after a cut it may begin again with fewer."""
 
 T = TypeVar("T")
 
 
-class _Uploaded(Struct):
-    file: UploadedFile
-
-
-class _Answer(Struct):
-    data: _Uploaded
+class _Info(Struct):
+    data: UploadedFile
 
 
 class _Refusal(Struct):
@@ -54,10 +56,10 @@ class _Refusal(Struct):
 
 
 class Transfer:
-    """One file on its way. `moved` counts bytes, over all attempts; `error` is what went wrong at this end."""
+    """One file on its way. `reached` is how far it surely is; `error` is what went wrong at this end."""
 
     def __init__(self, size: int, progress: Progress | None) -> None:
-        self.moved = 0
+        self.reached = 0
         self.error: BaseException | None = None
         self.size = size
         self._progress = progress
@@ -74,9 +76,8 @@ class Transfer:
                 raise self.error from None
             raise
 
-    def at(self, position: int, size: int) -> None:
-        """So many more bytes have moved, and the file is there so far."""
-        self.moved += size
+    def at(self, position: int) -> None:
+        """The file has gone, or come, so far; something moves."""
         if self._deadline is not None:
             self._deadline.reschedule(asyncio.get_running_loop().time() + STALL)
         if self._progress is not None:
@@ -89,7 +90,7 @@ class Transfer:
             while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
                 yield piece
                 start += len(piece)
-                self.at(start, len(piece))
+                self.at(start)
         except Exception as error:
             self.error = error
             raise
@@ -114,20 +115,56 @@ class Files:
     ) -> UploadedFile:
         """Sends a file; `fields` are those of CreateUpload. Raises ChatError, OSError, FileChanged."""
         transfer = Transfer(source.size, progress)
-        file = await self._persist(transfer, lambda: self._send(transfer, source, name, fields))
+        begun: list[str] = []
+        try:
+            file = await self._persist(
+                transfer, lambda: self._send(transfer, source, begun, {**fields, "filename": name})
+            )
+        except BaseException:
+            await self._terminate(begun)
+            raise
         if file.sha256 != source.digest.digest().hex():
             raise ChatError("FILE_UPLOAD_FAILED", "What arrived has another SHA-256 than what was sent.")
         return file
 
-    async def _send(self, transfer: Transfer, source: Source, name: str, fields: Mapping[str, str]) -> UploadedFile:
+    async def _send(
+        self, transfer: Transfer, source: Source, begun: list[str], fields: Mapping[str, str]
+    ) -> UploadedFile:
+        """What is still missing; `begun` has the upload's id once there is one."""
+        offset = await self._offset(begun[0]) if begun else 0
+        if not begun:
+            begun.append(await self._create(source.size, fields))
+        if offset > source.digest.at:
+            raise ChatError("FILE_UPLOAD_FAILED", "The server has more than was sent.")
+        transfer.reached = max(transfer.reached, offset)
         headers = {
-            "Content-Type": "application/octet-stream",
-            "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
-            "Content-Length": str(source.size),
+            "Content-Type": "application/offset+octet-stream",
+            "Content-Length": str(source.size - offset),
+            "Upload-Offset": str(offset),
         }
-        body = transfer.body(source, 0)
-        async with self._request("POST", "/upload/file", headers, params=fields, data=body) as answer:
-            return msgspec.json.decode(await answer.read(), type=_Answer).data.file
+        body = transfer.body(source, offset)
+        async with self._request("PATCH", f"/files/tus/{begun[0]}", TUS | headers, data=body):
+            pass
+        async with self._request("GET", f"/files/{begun[0]}/info", {}) as answer:
+            return msgspec.json.decode(await answer.read(), type=_Info).data
+
+    async def _create(self, size: int, fields: Mapping[str, str]) -> str:
+        metadata = ",".join(f"{key} {b64encode(value.encode()).decode()}" for key, value in fields.items())
+        headers = TUS | {"Upload-Length": str(size), "Upload-Metadata": metadata}
+        async with self._request("POST", "/files/tus", headers) as answer:
+            return answer.headers["Location"].rpartition("/")[2]
+
+    async def _offset(self, id: str) -> int:
+        async with self._request("HEAD", f"/files/tus/{id}", TUS) as answer:
+            return int(answer.headers["Upload-Offset"])
+
+    async def _terminate(self, begun: list[str]) -> None:
+        """Gives back the room that was kept for what will not come; else that goes by itself, a day later."""
+        with suppress(aiohttp.ClientError, TimeoutError, ChatError):
+            async with asyncio.timeout(GOODBYE):
+                for id in begun:
+                    async with self._request("DELETE", f"/files/tus/{id}", TUS):
+                        pass
 
     async def download(self, file_id: UUID, size: int, target: Target, progress: Progress | None = None) -> None:
         """Fetches a file of so many bytes, and finishes. Raises ChatError, OSError, and what `target` raises."""
@@ -152,13 +189,14 @@ class Files:
             etag[:] = [answer.headers["ETag"]] if "ETag" in answer.headers else []
             async for piece in answer.content.iter_chunked(PIECE):
                 await asyncio.to_thread(target.write, piece)
-                transfer.at(target.received, len(piece))
+                transfer.reached = max(transfer.reached, target.received)
+                transfer.at(target.received)
 
     # --- attempts ------------------------------------------------------------------------------
 
     async def _persist(self, transfer: Transfer, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Tries again while bytes move, or the server asks for it. Raises ChatError."""
-        failures, moved = 0, 0
+        """Tries again as long as that brings it further. Raises ChatError."""
+        failures, before = 0, 0
         while True:
             try:
                 async with transfer.attempt():
@@ -166,10 +204,12 @@ class Files:
             except (aiohttp.ClientError, TimeoutError) as error:
                 reason = ChatError("SERVICE_UNAVAILABLE", f"{self._base} cannot be reached: {error!r}")
             except ChatError as error:
-                if not error.kind.retryable:
+                # An offset moves on while the server still hears the connection that was cut.
+                if not error.kind.retryable and error.code != "UPLOAD_OFFSET_MISMATCH":
                     raise
                 reason = error
-            failures, moved = (0, transfer.moved) if transfer.moved > moved else (failures + 1, moved)
+            failures = 0 if transfer.reached > before else failures + 1
+            before = transfer.reached
             if failures >= TRIES:
                 raise reason
             await asyncio.sleep((reason.retry_after or 0.0) + backoff(failures, random.random))
@@ -186,21 +226,29 @@ class Files:
         signed = {"Authorization": f"Bearer {await self._token()}", **headers}
         async with self._session().request(method, self._base + path, headers=signed, **more) as answer:
             if answer.status >= HTTPStatus.BAD_REQUEST:
-                raise _refusal(answer.status, await answer.read())
+                raise _refusal(answer, await answer.read())
             yield answer
 
     def _session(self) -> aiohttp.ClientSession:
         if self._http is None:
             connector = aiohttp.TCPConnector(ssl=self._tls or True)
             self._http = aiohttp.ClientSession(
-                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(total=None)
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None),
+                skip_auto_headers=("Content-Type",),
             )
         return self._http
 
 
-def _refusal(status: int, body: bytes) -> ChatError:
+def _refusal(answer: aiohttp.ClientResponse, body: bytes) -> ChatError:
+    """The error in an answer; one to HEAD has only its status."""
     try:
         return chat_error(msgspec.json.decode(body, type=_Refusal).error)
     except msgspec.MsgspecError:
-        code = "SERVICE_UNAVAILABLE" if status in (502, 503, 504) else "INTERNAL_ERROR"
-        return ChatError(code, f"What answers there, with {status}, is no Parley.")
+        code = _CODES.get(answer.status, "SERVICE_UNAVAILABLE" if answer.status > 500 else "INTERNAL_ERROR")
+        wait = answer.headers.get("Retry-After", "")
+        return ChatError(code, retry_after=float(wait) if wait.isdecimal() else None)
+
+
+_CODES = {401: "AUTH_TOKEN_INVALID", 404: "FILE_NOT_FOUND", 408: "REQUEST_TIMEOUT", 429: "RATE_LIMIT_EXCEEDED"}

@@ -32,20 +32,23 @@ class FileChanged(Exception):
 
 
 class Digest:
-    """SHA-256 (FIPS 180-4) of bytes that may be read again after a cut: each counts when it first comes."""
+    """SHA-256 (FIPS 180-4) of bytes that may be read again after a cut: each counts when it first comes.
+
+    `at` is how many there were.
+    """
 
     def __init__(self) -> None:
         self._hash = sha256()
-        self._at = 0
+        self.at = 0
         self._lock = threading.Lock()  # what was cut may still be in a thread when it goes on
 
     def take(self, start: int, data: bytes) -> None:
         """Bytes from `start` on; there is never a hole before them."""
         end = start + len(data)
         with self._lock:
-            if end > self._at:
-                self._hash.update(memoryview(data)[self._at - start :])
-                self._at = end
+            if end > self.at:
+                self._hash.update(memoryview(data)[self.at - start :])
+                self.at = end
 
     def digest(self) -> bytes:
         """That of all bytes up to the last one."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 
+from bench.faults.addresses import Tcp
+from bench.faults.proxy import Proxy
 from gateway.client import ChatError, Client, connect
 from protocol.models import FileReference, Message
 from tests.e2e.server import Person, Server
@@ -139,3 +143,49 @@ async def test_where_there_is_no_safe_way(server: Server, crowd: list[Person], t
     async with connect(f"{server.tcp}?discover=http://192.0.2.1", crowd[0].token) as client:
         with pytest.raises(RuntimeError, match="discover"):
             await client.upload_file(tmp_path / "a")
+
+
+# --- cuts ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Proxy]:
+    """A bad network before the server's HTTP; the pauses between attempts are short."""
+    monkeypatch.setattr("gateway.client_commands.RETRY_BASE", 0.02)
+    async with Proxy(Tcp("127.0.0.1", server.port)) as made:
+        yield made
+
+
+def behind(server: Server, proxy: Proxy) -> str:
+    """The socket is good, and files go through the proxy."""
+    return f"{server.tcp}?discover=http://127.0.0.1:{proxy.port}"
+
+
+async def test_cut_on_the_way(server: Server, crowd: list[Person], tmp_path: Path, proxy: Proxy) -> None:
+    """Every connection breaks after 700 kB: a file of 4 MB arrives all the same, and comes back, byte for byte."""
+    path = tmp_path / "large.bin"
+    path.write_bytes(os.urandom(4_000_000))
+    async with connect(behind(server, proxy), crowd[0].token) as client:
+        proxy.faults.cut = ("up", 700_000)
+        file = await client.upload_file(path)
+        cuts = proxy.accepted
+        proxy.faults.cut = ("down", 700_000)
+        await client.download_file(file, tmp_path / "back")
+    assert digest(tmp_path / "back") == digest(path) == file.sha256
+    assert cuts > 5
+    assert proxy.accepted - cuts > 5
+
+
+async def test_what_is_given_up_takes_no_room(server: Server, tmp_path: Path) -> None:
+    """An upload that its user cancels is taken back from the server."""
+    ann = await server.person()
+    (tmp_path / "a").write_bytes(os.urandom(8_000_000))
+    async with connect(server.ws, ann.token) as client:
+        upload = asyncio.create_task(client.upload_file(tmp_path / "a", progress=lambda *_: upload.cancel()))
+        with pytest.raises(asyncio.CancelledError):
+            await upload
+    connection = await asyncpg.connect(server.database_url)
+    try:
+        assert await connection.fetchval("SELECT count(*) FROM files WHERE uploader_id = $1", ann.id) == 0
+    finally:
+        await connection.close()
