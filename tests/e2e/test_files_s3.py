@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterable
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -26,7 +27,7 @@ TIMEOUT = 3
 
 
 async def try_to_upload(
-    server: Server, person: Person, data: bytes, name: str = "a.bin"
+    server: Server, person: Person, data: bytes | AsyncIterable[bytes], name: str = "a.bin"
 ) -> tuple[int, Any, str | None]:
     """Status, error code and Retry-After of an upload that has to fail."""
     async with (
@@ -34,7 +35,7 @@ async def try_to_upload(
         http.post(
             f"{server.http}/upload/file",
             params={"filename": name},
-            data=BytesIO(data),
+            data=BytesIO(data) if isinstance(data, bytes) else data,
             headers={"Content-Type": "application/octet-stream"},
         ) as answer,
     ):

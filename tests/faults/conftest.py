@@ -5,18 +5,27 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.conftest import start_server as start_server  # a fixture
 from tests.faults.cluster import Cluster
+from tests.faults.disks import mounted_disk
 from tests.valkey import Valkey
 
 log = logging.getLogger(__name__)
 
 MakeCluster = Callable[..., Awaitable[Cluster]]
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A file system of its own, which PostgreSQL's account owns."""
+    with mounted_disk() as disk:
+        yield disk
 
 
 @pytest.fixture

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import pwd
-import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import asyncpg
@@ -15,29 +11,9 @@ import pytest
 
 from tests.e2e.socket_client import socket_client
 from tests.faults.conftest import MakeCluster
+from tests.faults.disks import fill
 
 pytestmark = pytest.mark.timeout(240)
-
-SIZE = 48
-"""Megabytes of the disk: the schema and its indexes take some twelve."""
-
-
-@pytest.fixture
-def small_disk() -> Iterator[Path]:
-    """A file system of its own, which PostgreSQL's account owns."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a small file system")
-    with TemporaryDirectory(prefix="parley-disk-") as name:
-        disk = Path(name)
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}m", "tmpfs", name], capture_output=True)
-        if mounted.returncode:
-            pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
-        try:
-            owner = pwd.getpwnam("nobody")
-            os.chown(disk, owner.pw_uid, owner.pw_gid)
-            yield disk
-        finally:
-            subprocess.run(["umount", "--lazy", name], check=True)
 
 
 @pytest.fixture
@@ -54,19 +30,6 @@ async def database_on_it(server_url: str, small_disk: Path) -> AsyncIterator[str
     await admin.close()
 
 
-def _fill(disk: Path) -> Path:
-    """A file that takes all that is left, to the last page."""
-    ballast = disk / "ballast"
-    with ballast.open("wb", buffering=0) as out:
-        for size in (2**20, 2**12):
-            try:
-                while out.write(b"\0" * size):
-                    pass
-            except OSError:
-                pass
-    return ballast
-
-
 async def test_full_disk(cluster: MakeCluster, small_disk: Path, database_on_it: str) -> None:
     """Writing is refused with an error that says to try again, reading goes on, and with room again all goes on."""
     made = await cluster(1, database=database_on_it)
@@ -76,7 +39,7 @@ async def test_full_disk(cluster: MakeCluster, small_disk: Path, database_on_it:
     await made.note_levels()
     async with load.running():
         await load.acked(20)
-        ballast = _fill(small_disk)
+        ballast = fill(small_disk)
         async with socket_client(made.nodes[0].server) as client:
             await client.authenticate(ann.token)
             answers = [await client.say(room, "x" * 16_000)]
