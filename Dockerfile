@@ -6,9 +6,9 @@ COPY . /source
 RUN python -m venv /opt/parley && /opt/parley/bin/pip install --no-cache-dir /source
 
 FROM python:3.13-slim
-# A number, so that an orchestrator can tell that it is not root.
+# A number, so that an orchestrator can tell that it is not root. /files is for a volume that several nodes share.
 RUN useradd --uid 10001 --home-dir /data --no-create-home --shell /usr/sbin/nologin parley \
-    && install --directory --owner=parley --group=parley --mode=0700 /data
+    && install --directory --owner=parley --group=parley --mode=0700 /data /files
 COPY --from=build /opt/parley /opt/parley
 ENV PATH=/opt/parley/bin:$PATH PARLEY_HTTP=0.0.0.0:8000 PARLEY_TCP=0.0.0.0:8001 PARLEY_DATA=/data
 USER 10001

@@ -120,6 +120,17 @@ def test_nodes_have_what_production_needs() -> None:
     assert [node for name, node in COMPOSE["services"].items() if name.startswith("node-")] == [NODE, NODE]
 
 
+def test_nodes_share_their_files() -> None:
+    """Files are in a volume that every node has, and the image has a directory for it that Parley may write to."""
+    place = Config(blobs=NODE["environment"]["PARLEY_BLOBS"]).blob_place
+    (volume,) = NODE["volumes"]
+    name, _, mounted = volume.partition(":")
+    assert name in COMPOSE["volumes"]
+    assert str(place) == mounted
+    (made,) = re.findall(r"install --directory --owner=parley .*", _instructions("RUN")[-1])
+    assert mounted in made.split()
+
+
 def test_secrets_are_mounted() -> None:
     """Each service's secrets are declared, and each file of a secret that is named is one of the service's."""
     used = {name: set(service.get("secrets", ())) for name, service in COMPOSE["services"].items()}
