@@ -13,6 +13,7 @@ from msgspec import Struct
 from crypto import bot_keys
 from gateway.actions import (
     accounts,
+    avatars,
     bots,
     downloads,
     keys,
@@ -46,6 +47,7 @@ ACTIONS: dict[type[Command], Action] = {
     commands.Logout: accounts.logout,
     commands.GetAccount: accounts.get_account,
     commands.UpdateAccount: accounts.update_account,
+    commands.RemoveAvatar: avatars.remove_avatar,
     commands.GetUser: accounts.get_user,
     commands.SearchUsers: accounts.search_users,
     commands.CreateBot: bots.create_bot,
@@ -58,6 +60,7 @@ ACTIONS: dict[type[Command], Action] = {
     commands.ListChatrooms: rooms.list_chatrooms,
     commands.GetChatroom: rooms.get_chatroom,
     commands.UpdateChatroom: rooms.update_chatroom,
+    commands.RemoveChatroomAvatar: avatars.remove_chatroom_avatar,
     commands.DeleteChatroom: rooms.delete_chatroom,
     commands.AddMembers: members.add_members,
     commands.UpdateMember: members.update_member,

@@ -6,10 +6,11 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import aclosing
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from crypto.sealing import SealBroken
-from gateway.actions import downloads, files, part_uploads, uploads
+from gateway.actions import avatars, downloads, files, part_uploads, uploads
 from gateway.actions.uploads import Announced, Progress
 from gateway.actor import Actor
 from gateway.files.checksum import Algorithm
@@ -19,7 +20,8 @@ from gateway.files.store import Upload
 from gateway.services import Services
 from protocol.commands import CreateUpload
 from protocol.errors import ChatError
-from protocol.models import UploadedFile
+from protocol.events import ChatroomChanged
+from protocol.models import Account, UploadedFile
 from storage.blobs import BlobMissing
 from storage.files import StoredFile, Variant
 
@@ -78,6 +80,14 @@ class OpenFile:
         """Whether whoever asked for it may still have it."""
         actor = self._actor
         return await self._services.files.is_seen(actor.user.id, actor.sign_in_id, self._file.id)
+
+
+class Avatar(NamedTuple):
+    """A picture of a user or a chatroom, as WEBP. `etag` is its SHA-256."""
+
+    data: bytes
+    file_type: str
+    etag: str
 
 
 class FileDoor:
@@ -167,6 +177,28 @@ class FileDoor:
     ) -> None:
         """Takes a part. Raises ChatError."""
         await part_uploads.put_part(self._services, actor, file_id, number, size, self._counted(body))
+
+    # --- pictures of users and chatrooms ---------------------------------------------------------
+
+    async def set_avatar(self, actor: Actor, body: AsyncIterable[bytes]) -> Account:
+        """Gives the user a picture. Raises ChatError."""
+        with self._metrics.avatar():
+            return await avatars.set_avatar(self._services, actor, self._counted(body))
+
+    async def set_chatroom_avatar(self, actor: Actor, chatroom_id: UUID, body: AsyncIterable[bytes]) -> ChatroomChanged:
+        """Gives a chatroom a picture. Raises ChatError."""
+        with self._metrics.avatar():
+            return await avatars.set_chatroom_avatar(self._services, actor, chatroom_id, self._counted(body))
+
+    async def avatar(self, file_id: UUID) -> Avatar:
+        """A picture of a user or a chatroom, for anyone. Raises ChatError."""
+        try:
+            file, data = await avatars.open_avatar(self._services, file_id)
+        except (SealBroken, BlobMissing) as error:
+            self._metrics.damaged()
+            log.error("a file is damaged", extra={"file_id": str(file_id), "reason": str(error)})
+            raise ChatError("FILE_DAMAGED") from error
+        return Avatar(data, file.description.file_type, file.description.sha256.hex())
 
     # --- downloads -------------------------------------------------------------------------------
 

@@ -57,6 +57,14 @@ class FileMetrics:
             yield
         self._downloads.labels("ok").inc()
 
+    @contextmanager
+    def avatar(self) -> Iterator[None]:
+        """Inside, a picture of a user or a chatroom is uploaded: counts what comes of it, of both."""
+        with _refusals(self._uploads), _refusals(self._pictures):
+            yield
+        self._uploads.labels("ok").inc()
+        self.pictured("ok")
+
     def received(self, size: int) -> None:
         """So many bytes of an upload have come."""
         self._bytes.labels("in").inc(size)

@@ -266,6 +266,12 @@ class UpdateChatroom(Command, frozen=True):
     summary_threshold: Threshold | UnsetType = UNSET
 
 
+class RemoveChatroomAvatar(Command, frozen=True):
+    """Takes a chatroom's picture away."""
+
+    chatroom_id: UUID
+
+
 class DeleteChatroom(Command, frozen=True):
     """Deletes a chatroom for everyone."""
 
@@ -429,6 +435,10 @@ class UpdateAccount(Command, frozen=True):
     display_name: Name | UnsetType = UNSET
     avatar_url: Annotated[str, Meta(max_length=2048, pattern=NO_NUL)] | UnsetType | None = UNSET
     public_key: Annotated[str, Meta(max_length=8192, pattern=NO_NUL)] | UnsetType | None = UNSET
+
+
+class RemoveAvatar(Command, frozen=True):
+    """Takes the user's picture away."""
 
 
 class GetUser(Command, frozen=True):

@@ -213,7 +213,10 @@ class Ban(Struct, frozen=True, kw_only=True):
 
 
 class Chatroom(Struct, frozen=True, kw_only=True):
-    """A chatroom and its settings. `seq` is the number of its newest durable event."""
+    """A chatroom and its settings. `seq` is the number of its newest durable event.
+
+    `avatar_url` is that of its picture; to the two of a direct chatroom, that of the other one.
+    """
 
     id: UUID
     kind: ChatroomKind
@@ -229,6 +232,7 @@ class Chatroom(Struct, frozen=True, kw_only=True):
     seq: int
     created_at: datetime
     updated_at: datetime
+    avatar_url: str | None = None
 
 
 class ChatroomSummary(Struct, frozen=True, kw_only=True):
@@ -247,6 +251,7 @@ class ChatroomSummary(Struct, frozen=True, kw_only=True):
     joined_at: datetime
     last_read_seq: int
     seq: int
+    avatar_url: str | None = None
 
 
 class ChatroomState(Struct, frozen=True, kw_only=True):
@@ -258,6 +263,7 @@ class ChatroomState(Struct, frozen=True, kw_only=True):
     role: Role
     seq: int
     last_read_seq: int
+    avatar_url: str | None = None
 
 
 class DeviceKey(Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from rest.admission import Admission
+from rest.avatars import add_avatars
 from rest.charges import Charges
 from rest.downloads import add_downloads
 from rest.endpoints import add_endpoints
@@ -30,6 +31,7 @@ def make_app(chat: Chat, settings: RestSettings, metrics: ReadMetrics, observe: 
     admission = Admission(chat, charges)
     add_endpoints(app, chat, admission, settings.body_deadline)
     add_uploads(app, chat, admission, settings)
+    add_avatars(app, chat, admission, settings)
     add_tus(app, chat, admission, settings)
     add_parts(app, chat, admission, settings)
     add_downloads(app, chat, admission, settings)

@@ -13,7 +13,8 @@ from msgspec import Struct
 from protocol.addresses import Network
 from protocol.commands import Command, CreateUpload
 from protocol.discovery import ServerInfo
-from protocol.models import UploadedFile, User
+from protocol.events import ChatroomChanged
+from protocol.models import Account, UploadedFile, User
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +142,22 @@ class Progress(Protocol):
         """Of the file that it has become."""
 
 
+class Avatar(Protocol):
+    """A picture of a user or a chatroom."""
+
+    @property
+    def data(self) -> bytes:
+        """All of it: it is small."""
+
+    @property
+    def file_type(self) -> str:
+        """Its media type."""
+
+    @property
+    def etag(self) -> str:
+        """Without quotes."""
+
+
 class Files(Protocol):
     """What this layer asks of `gateway.file_door.FileDoor`."""
 
@@ -180,6 +197,15 @@ class Files(Protocol):
 
     async def terminate(self, actor: Any, file_id: UUID) -> None:
         """Drops an upload, or its file. Raises ChatError."""
+
+    async def set_avatar(self, actor: Any, body: AsyncIterable[bytes]) -> Account:
+        """Gives the user a picture. Raises ChatError."""
+
+    async def set_chatroom_avatar(self, actor: Any, chatroom_id: UUID, body: AsyncIterable[bytes]) -> ChatroomChanged:
+        """Gives a chatroom a picture. Raises ChatError."""
+
+    async def avatar(self, file_id: UUID) -> Avatar:
+        """A picture of a user or a chatroom, for anyone. Raises ChatError."""
 
     async def redeem(self, file_id: UUID, signature: str) -> Actor:
         """Who reads a file by a signed address. Raises ChatError FILE_NOT_FOUND."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable
 from typing import Any
 from uuid import UUID
 
-from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp import BodyPartReader, web
 from aiohttp.multipart import content_disposition_filename, parse_content_disposition
 from msgspec import Struct
 
@@ -15,19 +15,11 @@ from protocol.errors import ChatError
 from protocol.models import UploadedFile
 from rest.admission import Admission
 from rest.answers import succeeded
+from rest.forms import FIELDS, bad_form, multipart, pieces, text
 from rest.pace import paced
 from rest.requests import convert
 from rest.routes import MOUNTS
 from rest.settings import Actor, Chat, RestSettings
-
-PIECE = 65_536
-"""Bytes of a form's file that are taken at once."""
-
-FIELDS = 8
-"""Fields that a form may have beside its file."""
-
-FIELD_BYTES = 4_096
-"""Bytes of one of them."""
 
 
 class FileUploaded(Struct, frozen=True, kw_only=True):
@@ -67,7 +59,7 @@ class Uploads:
 
     async def _take_form(self, actor: Actor, request: web.Request) -> UploadedFile:
         """The fields may stand before the file or behind it."""
-        reader = await _multipart(request)
+        reader = await multipart(request)
         upload = None
         fields: dict[str, str] = {}
         for _ in range(FIELDS + 1):
@@ -75,12 +67,12 @@ class Uploads:
             if part is None:
                 break
             if not isinstance(part, BodyPartReader):
-                raise _bad_form()
+                raise bad_form()
             if part.name == "file" and upload is None:
                 command = convert({"filename": part.filename or "", **fields}, CreateUpload, strict=False)
-                upload = await self._receive(actor, command, _pieces(part))
+                upload = await self._receive(actor, command, pieces(part))
             else:
-                fields[part.name or ""] = await _text(part)
+                fields[part.name or ""] = await text(part)
         if upload is None:
             raise ChatError("VALIDATION_REQUIRED_FIELD", "The form has no file.", details={"field": "file"})
         chatroom_id = convert(fields | {"filename": "-"}, CreateUpload, strict=False).chatroom_id
@@ -94,35 +86,6 @@ class Uploads:
 
 def _size(request: web.Request) -> dict[str, int]:
     return {} if request.content_length is None else {"file_size": request.content_length}
-
-
-async def _multipart(request: web.Request) -> MultipartReader:
-    try:
-        return await request.multipart()
-    except (ValueError, AssertionError):
-        raise _bad_form() from None
-
-
-async def _pieces(part: BodyPartReader) -> AsyncIterator[bytes]:
-    try:
-        while piece := await part.read_chunk(PIECE):
-            yield bytes(piece)
-    except ValueError:
-        raise _bad_form() from None
-
-
-async def _text(part: BodyPartReader) -> str:
-    data = await part.read_chunk(FIELD_BYTES)
-    if not part.at_eof():
-        raise ChatError("VALIDATION_LENGTH_EXCEEDED", "A field of the form is too long.", details={"field": part.name})
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        raise _bad_form() from None
-
-
-def _bad_form() -> ChatError:
-    return ChatError("VALIDATION_INVALID_FORMAT", "The body is not a form as RFC 7578 has it.")
 
 
 def add_uploads(app: web.Application, chat: Chat, admission: Admission, settings: RestSettings) -> None:

@@ -14,7 +14,8 @@ UNREAD_COUNTED = 1_000
 """Unread messages are counted up to this many; nobody reads a larger number."""
 
 _CHATROOM = """c.id, c.kind, c.name, c.description, c.owner_id, c.is_private, c.max_members, c.member_count,
-    c.encryption_enabled, c.auto_summary_enabled, c.summary_threshold, c.last_seq, c.created_at, c.updated_at"""
+    c.encryption_enabled, c.auto_summary_enabled, c.summary_threshold, c.last_seq, c.created_at, c.updated_at,
+    c.avatar_url"""
 
 _UNREAD = f"""(SELECT count(*) FROM (SELECT 1 FROM messages x WHERE x.chatroom_id = m.chatroom_id
     AND x.seq > m.last_read_seq AND x.sender_id <> m.user_id LIMIT {UNREAD_COUNTED}) y)"""
@@ -23,6 +24,14 @@ _NAME = """CASE WHEN c.kind = 'direct' THEN coalesce((
         SELECT u.display_name FROM members o JOIN users u ON u.id = o.user_id
         WHERE o.chatroom_id = c.id AND o.user_id <> m.user_id LIMIT 1), c.name) ELSE c.name END"""
 """A direct chatroom bears the other one's name."""
+
+_AVATAR = """CASE WHEN c.kind = 'direct' THEN (
+        SELECT u.avatar_url FROM members o JOIN users u ON u.id = o.user_id
+        WHERE o.chatroom_id = c.id AND o.user_id <> m.user_id LIMIT 1) ELSE c.avatar_url END"""
+"""And has the other one's picture."""
+
+_SEEN = _CHATROOM.replace("c.name", f"{_NAME} AS name").replace("c.avatar_url", f"{_AVATAR} AS avatar_url")
+"""A chatroom as one of its members sees it."""
 
 
 class Voice(NamedTuple):
@@ -49,6 +58,7 @@ def chatroom(row: Any) -> Chatroom:
         seq=row["last_seq"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],
+        avatar_url=row["avatar_url"],
     )
 
 
@@ -80,7 +90,7 @@ async def chatroom_ids_of(conn: Connection, user_id: UUID) -> list[UUID]:
 async def states_of(conn: Connection, user_id: UUID) -> tuple[ChatroomState, ...]:
     """Where each of a user's chatrooms stands."""
     rows = await conn.fetch(
-        f"""SELECT c.id, c.kind, {_NAME} AS name, m.role, c.last_seq, m.last_read_seq
+        f"""SELECT c.id, c.kind, {_NAME} AS name, m.role, c.last_seq, m.last_read_seq, {_AVATAR} AS avatar_url
             FROM members m JOIN chatrooms c ON c.id = m.chatroom_id
             WHERE m.user_id = $1 AND c.deleted_at IS NULL ORDER BY c.id""",
         user_id,
@@ -93,6 +103,7 @@ async def states_of(conn: Connection, user_id: UUID) -> tuple[ChatroomState, ...
             role=row["role"],
             seq=row["last_seq"],
             last_read_seq=row["last_read_seq"],
+            avatar_url=row["avatar_url"],
         )
         for row in rows
     )
@@ -141,7 +152,7 @@ async def get(conn: Connection, chatroom_id: UUID) -> Chatroom | None:
 async def get_for(conn: Connection, chatroom_id: UUID, user_id: UUID) -> tuple[Chatroom, Role] | None:
     """A chatroom as one of its members sees it, and the member's role; None for everyone else."""
     row = await conn.fetchrow(
-        f"""SELECT {_CHATROOM.replace("c.name", f"{_NAME} AS name")}, m.role
+        f"""SELECT {_SEEN}, m.role
             FROM chatrooms c JOIN members m ON m.chatroom_id = c.id
             WHERE c.id = $1 AND m.user_id = $2 AND c.deleted_at IS NULL""",
         chatroom_id,
@@ -173,7 +184,7 @@ async def list_for(conn: Connection, user_id: UUID, search: str | None, limit: i
     pattern = None if search is None else f"%{_escape_like(search)}%"
     where = f"m.user_id = $1 AND c.deleted_at IS NULL AND ($2::text IS NULL OR {_NAME} ILIKE $2)"
     rows = await conn.fetch(
-        f"""SELECT {_CHATROOM.replace("c.name", f"{_NAME} AS name")}, m.role, m.joined_at, m.last_read_seq,
+        f"""SELECT {_SEEN}, m.role, m.joined_at, m.last_read_seq,
                    {_UNREAD} AS unread_count
             FROM members m JOIN chatrooms c ON c.id = m.chatroom_id
             LEFT JOIN events e ON e.chatroom_id = c.id AND e.seq = c.last_seq
@@ -322,7 +333,7 @@ async def heir_of(conn: Connection, chatroom_id: UUID, owner_id: UUID) -> UUID |
 
 
 async def update(conn: Connection, chatroom_id: UUID, changes: dict[str, Any], now: datetime) -> None:
-    """Sets the named columns; the names are those of UpdateChatroom, never a client's."""
+    """Sets the named columns; the names are those of Chatroom's fields, never a client's."""
     columns = ", ".join(f"{name} = ${place}" for place, name in enumerate(changes, start=3))
     await conn.execute(
         f"UPDATE chatrooms SET updated_at = $2, {columns} WHERE id = $1", chatroom_id, now, *changes.values()
@@ -337,6 +348,8 @@ async def mark_deleted(conn: Connection, chatroom_id: UUID, now: datetime) -> No
     await conn.execute("DELETE FROM chatroom_keys WHERE chatroom_id = $1", chatroom_id)
     await conn.execute("DELETE FROM wrapped_keys WHERE chatroom_id = $1", chatroom_id)
     await conn.execute("DELETE FROM bans WHERE chatroom_id = $1", chatroom_id)
+    # Its blob has no row then, and the sweep finds it.
+    await conn.execute("DELETE FROM files WHERE chatroom_id = $1 AND purpose = 'avatar'", chatroom_id)
 
 
 async def advance_read(conn: Connection, chatroom_id: UUID, user_id: UUID, seq: int, now: datetime) -> Any:

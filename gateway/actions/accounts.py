@@ -29,7 +29,7 @@ from protocol.errors import ChatError, CloseCode
 from protocol.events import Refreshed, SignedIn, UsersFound
 from protocol.models import Account, Pagination, UserProfile
 from protocol.text import require_name, require_text
-from storage import sign_ins, users
+from storage import avatars, sign_ins, users
 from storage.database import Connection
 from storage.sign_ins import ClientType, Lives, Refused
 
@@ -166,7 +166,11 @@ async def update_account(services: Services, actor: Actor, command: UpdateAccoun
     changes = {field: value for field, value in structs.asdict(command).items() if value is not UNSET}
     async with services.database.transaction() as conn:
         account = _found(await users.update_account(conn, actor.user.id, changes))
+        # A picture that was uploaded is not kept for what is not shown any more.
+        cleared = await avatars.remove_of_user(conn, actor.user.id, but=account.avatar_url)
     services.nodes.update_user(users.user_of(account))
+    if cleared.file_ids:
+        await services.files.forget(cleared)
     return account
 
 

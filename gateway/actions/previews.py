@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 
 from msgspec import structs
 
@@ -13,6 +13,7 @@ from protocol.errors import ChatError
 from storage import files
 from storage.database import Connection
 from storage.files import Description, Part, Variant
+from storage.files_clearing import Cleared
 
 REASONS = ("IMAGE_TOO_LARGE", "IMAGE_INVALID", "FILE_TYPE_NOT_ALLOWED", "SERVICE_UNAVAILABLE")
 """Why there may be none. The file is what it is without them."""
@@ -29,7 +30,9 @@ async def add_previews(services: Services, upload: Upload, description: Descript
     except ChatError as error:
         if error.code not in REASONS:
             raise
+        services.metrics.files.pictured(error.code)
         return structs.replace(description, refused=error.code), []
+    services.metrics.files.pictured("ok")
     keep = services.files.keep_picture
     kept: Kept = [
         ("small", await keep(upload.file, "small", made.small)),
@@ -58,7 +61,5 @@ async def name_previews(conn: Connection, upload: Upload, kept: Kept) -> None:
 
 
 async def drop_previews(services: Services, kept: Kept) -> None:
-    """They are not wanted any more. What cannot be removed now, the sweep finds."""
-    if kept:
-        with suppress(ChatError):
-            await services.files.blobs.delete([part.blob_id for _, part in kept])
+    """They are not wanted any more."""
+    await services.files.forget(Cleared([], [part.blob_id for _, part in kept]))

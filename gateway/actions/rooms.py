@@ -205,6 +205,7 @@ def _summary(row: Any, last_message: Message | None) -> ChatroomSummary:
         joined_at=row["joined_at"],
         last_read_seq=row["last_read_seq"],
         seq=row["last_seq"],
+        avatar_url=row["avatar_url"],
     )
 
 
@@ -244,13 +245,18 @@ async def update_chatroom(services: Services, actor: Actor, command: UpdateChatr
             raise ChatError(
                 "VALIDATION_INVALID_VALUE", "There are more members than that.", details={"field": "max_members"}
             )
-        await rooms.update(conn, room.id, changes, now)
-        updated = msgspec.structs.replace(await reread(conn, room.id), seq=room.last_seq + 1)
-        event = event_after(room, 1, "chatroom_updated", ChatroomUpdated(chatroom=updated))
-        return Changed(ChatroomChanged(chatroom=updated, seq=event.seq, created=False), [event])
+        return await update_now(conn, room, changes, now)
 
     result: ChatroomChanged = await services.journal.change(command.chatroom_id, change)
     return result
+
+
+async def update_now(conn: Connection, room: RoomRow, changes: dict[str, Any], now: datetime) -> Changed:
+    """Changes a locked chatroom, and its members hear of it."""
+    await rooms.update(conn, room.id, changes, now)
+    updated = msgspec.structs.replace(await reread(conn, room.id), seq=room.last_seq + 1)
+    event = event_after(room, 1, "chatroom_updated", ChatroomUpdated(chatroom=updated))
+    return Changed(ChatroomChanged(chatroom=updated, seq=event.seq, created=False), [event])
 
 
 async def reread(conn: Connection, chatroom_id: UUID) -> Chatroom:

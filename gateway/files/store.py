@@ -263,6 +263,14 @@ class FileStore:
     def _reading(self, file: StoredFile, variant: Variant, parts: Sequence[Part]) -> Reading:
         return Reading(self.blobs, file, variant, parts)
 
+    async def avatar(self, file_id: UUID) -> StoredFile:
+        """A picture of a user or a chatroom, for anyone. Raises ChatError FILE_NOT_FOUND."""
+        async with self._database.acquire() as conn:
+            file = await files.find_avatar(conn, self._master, file_id)
+        if file is None:
+            raise files.not_found()
+        return file
+
     # --- in messages -----------------------------------------------------------------------------
 
     def known(self, file_ids: Iterable[UUID]) -> list[StoredFile] | None:

@@ -23,6 +23,9 @@ CREATE INDEX files_chatroom ON files (chatroom_id) INCLUDE (size, received);
 CREATE INDEX files_unfinished ON files (status, updated_at) WHERE status <> 'ready';
 CREATE INDEX files_expiring ON files (expires_at) WHERE expires_at IS NOT NULL;
 
+-- Where the picture of a chatroom is.
+ALTER TABLE chatrooms ADD COLUMN avatar_url text;
+
 -- The bytes: a file, and each picture of it, in parts that have their numbers without gaps.
 CREATE TABLE file_parts (
     file_id uuid NOT NULL REFERENCES files ON DELETE CASCADE,

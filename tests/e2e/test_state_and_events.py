@@ -21,6 +21,8 @@ from tests.e2e.doors import ask
 from tests.e2e.lines import Transport
 from tests.e2e.server import Person, Server
 from tests.e2e.socket_client import SocketClient, socket_client
+from tests.e2e.test_avatars import set_avatar
+from tests.pictures import png
 
 State = dict[str, Any]
 
@@ -81,7 +83,7 @@ def without_presence(member: dict[str, Any]) -> dict[str, Any]:
 
 # --- the client's model ----------------------------------------------------------------------
 
-SHARED = ("name", "description", "is_private", "member_count", "encryption_enabled", "kind", "seq")
+SHARED = ("name", "description", "is_private", "member_count", "encryption_enabled", "kind", "seq", "avatar_url")
 """Fields of the list's rows that are the room's."""
 
 
@@ -122,7 +124,8 @@ class Model:
 
     def _chatroom_created(self, data: dict[str, Any]) -> None:
         if data["chatroom"]["kind"] == "direct":  # the event is the same for both; each calls the room by the other
-            data["chatroom"]["name"] = next(m["display_name"] for m in data["members"] if m["user_id"] != self._me)
+            (other,) = [member for member in data["members"] if member["user_id"] != self._me]
+            data["chatroom"] |= {"name": other["display_name"], "avatar_url": other["avatar_url"]}
         self._enter(data["chatroom"], data["members"])
 
     def _chatroom_updated(self, data: dict[str, Any]) -> None:
@@ -198,7 +201,8 @@ async def recall(scene: Scene) -> None:
 
 
 async def update(scene: Scene) -> None:
-    """Every setting there is, and a change of nothing."""
+    """Every setting there is, a picture, and a change of nothing."""
+    await set_avatar(scene.server, scene.owner, png(8, 8), f"/chatrooms/{scene.room}/avatar")
     await scene.do(scene.owner, "update_chatroom", name="new", description="d", is_private=False, max_members=9)
     await scene.do(scene.owner, "update_chatroom", auto_summary_enabled=False, summary_threshold=7)
     await scene.do(scene.owner, "update_chatroom")

@@ -28,6 +28,7 @@ CASES: list[tuple[str, str, Any, int, Command]] = [
     ("POST", "/auth/logout", None, 200, c.Logout()),
     ("GET", "/users/me", None, 200, c.GetAccount()),
     ("PUT", "/users/me", {"avatar_url": None}, 200, c.UpdateAccount(avatar_url=None)),
+    ("DELETE", "/users/me/avatar", None, 200, c.RemoveAvatar()),
     ("GET", "/users?search=null&limit=5", None, 200, c.SearchUsers(search="null", limit=5)),
     ("GET", f"/users/{U}", None, 200, c.GetUser(user_id=UUID(U))),
     ("GET", "/bots", None, 200, c.ListBots()),
@@ -41,6 +42,7 @@ CASES: list[tuple[str, str, Any, int, Command]] = [
     ("GET", f"/chatrooms/{R}", None, 200, c.GetChatroom(chatroom_id=ROOM_ID)),
     ("PUT", f"/chatrooms/{R}", {"name": "T"}, 200, c.UpdateChatroom(chatroom_id=ROOM_ID, name="T")),
     ("DELETE", f"/chatrooms/{R}", None, 200, c.DeleteChatroom(chatroom_id=ROOM_ID)),
+    ("DELETE", f"/chatrooms/{R}/avatar", None, 200, c.RemoveChatroomAvatar(chatroom_id=ROOM_ID)),
     (
         "POST",
         f"/chatrooms/{R}/members",
