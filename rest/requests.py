@@ -20,6 +20,7 @@ UNKNOWN_ID = {
     "user_id": "AUTH_USER_NOT_FOUND",
     "bot_id": "RESOURCE_NOT_FOUND",
     "file_id": "FILE_NOT_FOUND",
+    "message_id": "MESSAGE_NOT_FOUND",
 }
 """What an id in the path that is no id gets: the same answer as one that nobody has."""
 
