@@ -333,6 +333,8 @@ class Client:
         """
         fetched = await self.call(commands.GetChatroom(chatroom_id=_uuid(chatroom_id)))
         if fetched.chatroom.encryption_enabled:
+            if self._device is None:
+                raise ChatError("MESSAGE_ENCRYPTION_FAILED", "Files are sealed here, which takes a device.")
             room = self.room(chatroom_id)
             return await room.send_file(
                 path, content, name=name, reply_to=reply_to, client_id=client_id, progress=progress

@@ -114,6 +114,7 @@ class Files:
         self, source: Source, name: str, fields: Mapping[str, str], progress: Progress | None = None
     ) -> UploadedFile:
         """Sends a file; `fields` are those of CreateUpload. Raises ChatError, OSError, FileChanged."""
+        self._check_way()
         transfer = Transfer(source.size, progress)
         begun: list[str] = []
         try:
@@ -171,6 +172,7 @@ class Files:
         transfer = Transfer(size, progress)
         etag: list[str] = []
         try:
+            self._check_way()
             await self._persist(transfer, lambda: self._fetch(transfer, f"/files/{file_id}", target, etag))
             if target.received != size:
                 raise ChatError("FILE_DAMAGED", f"The file has {target.received} bytes instead of {size}.")
@@ -191,6 +193,11 @@ class Files:
                 await asyncio.to_thread(target.write, piece)
                 transfer.reached = max(transfer.reached, target.received)
                 transfer.at(target.received)
+
+    def _check_way(self) -> None:
+        if not self._base:
+            message = "Files go by HTTP, in the clear beside this connection: add ?discover=https://… to its URL."
+            raise ChatError("SERVICE_UNAVAILABLE", message)
 
     # --- attempts ------------------------------------------------------------------------------
 
@@ -219,10 +226,6 @@ class Files:
         self, method: str, path: str, headers: Mapping[str, str], **more: Any
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """An answer that is a success. Raises ChatError, aiohttp's errors, and TimeoutError."""
-        if not self._base:
-            raise RuntimeError(
-                "files go by HTTP, in the clear beside this connection: add ?discover=https://… to its URL"
-            )
         signed = {"Authorization": f"Bearer {await self._token()}", **headers}
         async with self._session().request(method, self._base + path, headers=signed, **more) as answer:
             if answer.status >= HTTPStatus.BAD_REQUEST:

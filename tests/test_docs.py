@@ -88,14 +88,18 @@ async def test_python_example(start_server: StartServer, tmp_path: Path) -> None
 
 
 async def test_curl_example(start_server: StartServer, tmp_path: Path) -> None:
-    """README's commands for curl make an account, a chatroom and a message, read it back, and have a bot answer."""
+    """README's commands for curl make an account, a chatroom and a message, read it back, send a file, and have a bot
+    answer.
+    """
     server: Server = await start_server()
     blocks = [block for block in _blocks("sh") if "curl" in block]
     script = f"cd {tmp_path}\n" + "".join(blocks).replace("http://127.0.0.1:8000", server.http)
     printed = await _run("bash", "-eu", "-o", "pipefail", "-c", f"TOKEN=\n{script}")
-    assert printed.count('"success":true') == 4
+    assert printed.count('"success":true') == 5
     assert printed.count('"content":"Hello"') == 2
     assert printed.count('"content":"Beep"') == 1
+    assert printed.count('"filename":"notes.txt"') == 1
+    assert printed.count("Two spoons a cup") == 1
 
 
 async def test_production_example(start_server: StartServer, tmp_path: Path) -> None:

@@ -9,17 +9,19 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from gateway.client import ChatError, Client, ClientClosed, ClientEvent, connect
+from gateway.client import ChatError, Client, ClientClosed, ClientEvent, FileChanged, connect
 from gateway.terminal.account import Account
 from gateway.terminal.screen import Pipes, Screen, Terminal
 from gateway.terminal.text import plain
-from gateway.terminal.typed import HELP, Do, Say, Typed, Typist, Wrong, parse
+from gateway.terminal.typed import HELP, Do, Say, Typed, Typist, Wrong, first_word, parse
 from gateway.terminal.view import View
 from protocol import commands
 from protocol.commands import Command
+from protocol.events import MessageSent
 
 PAGE = 20
 """Messages of history shown at once."""
@@ -67,6 +69,8 @@ class Shell:
             "unmute": self._unmute,
             "ban": self._ban,
             "unban": self._unban,
+            "send": self._send,
+            "save": self._save,
             "who": self._who,
             "history": self._history,
             "help": self._help,
@@ -151,6 +155,8 @@ class Shell:
         except ChatError as error:
             unsent = f" (not sent: {plain(typed.text)})" if isinstance(typed, Say) else ""
             self._show([f"! {plain(error.message)}{unsent}"])
+        except (OSError, FileChanged) as error:
+            self._show([f"! {plain(str(error))}"])
 
     async def _until_heard(self) -> None:
         """What the user sent is shown when it comes back; at the end that is waited for."""
@@ -183,8 +189,22 @@ class Shell:
     # --- commands ------------------------------------------------------------------------------
 
     async def _say(self, text: str) -> None:
-        sent = await self._client.send_message(self._opened(), text)
+        self._note(await self._client.send_message(self._opened(), text))
+
+    def _note(self, sent: MessageSent) -> None:
         self._sent[sent.message.chatroom_id] = sent.message.seq
+
+    async def _send(self, argument: str) -> None:
+        path, words = first_word(argument)
+        self._note(await self._client.send_file(self._opened(), _path(path), words))
+
+    async def _save(self, argument: str) -> None:
+        number, path = first_word(argument)
+        file = self._view.file(number)
+        if file is None:
+            raise ChatError("FILE_NOT_FOUND", f"No file {number} was shown.")
+        saved = await self._client.download_file(file, _path(first_word(path)[0] or "."))
+        self._show([f"* saved as {plain(str(saved))}"])
 
     async def _rooms(self, _: str) -> None:
         listed = await self._client.call(commands.ListChatrooms(limit=100))
@@ -248,6 +268,11 @@ class Shell:
 
     async def _help(self, _: str) -> None:
         self._show(HELP.splitlines())
+
+
+def _path(typed: str) -> Path:
+    """As a shell would take it."""
+    return Path(typed).expanduser()
 
 
 class _Told(logging.Handler):

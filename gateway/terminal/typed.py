@@ -11,6 +11,8 @@ HELP = """\
 /invite USER      add someone to the open chatroom
 /mute USER        they may not write there until you /unmute USER
 /ban USER         remove someone, who cannot come back until you /unban USER
+/send PATH WORDS  send a file, with words or without; "…" around a path with spaces
+/save N PATH      save the file with this number, here or at a path
 /who              its members, and who of them is online
 /history          older messages
 /help             this list
@@ -43,7 +45,12 @@ class Wrong:
 Typed = Say | Do | Wrong | None
 
 ON_USERS = ("invite", "mute", "unmute", "ban", "unban")
-WITH_ARGUMENT = {"join": "a room", "create": "a name"} | dict.fromkeys(ON_USERS, "a user name")
+WITH_ARGUMENT = {
+    "join": "a room",
+    "create": "a name",
+    "send": "a path",
+    "save": "the number of a file",
+} | dict.fromkeys(ON_USERS, "a user name")
 WITHOUT = frozenset({"rooms", "who", "history", "help", "quit"})
 
 
@@ -64,6 +71,15 @@ def _command(name: str, argument: str) -> Typed:
     if name in WITHOUT:
         return Wrong(f"/{name} stands alone") if argument else Do(name)
     return Wrong(f"there is no /{name}; /help lists what there is")
+
+
+def first_word(text: str) -> tuple[str, str]:
+    """The first word, or what stands between quotation marks, and the rest."""
+    if text[:1] in ("'", '"') and text[0] in text[1:]:
+        word, _, rest = text[1:].partition(text[0])
+    else:
+        word, _, rest = text.partition(" ")
+    return word, rest.strip()
 
 
 class Typist:

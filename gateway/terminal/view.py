@@ -10,7 +10,7 @@ from uuid import UUID
 from gateway.client import ClientEvent
 from gateway.terminal.text import lines, plain
 from protocol import events
-from protocol.models import FOREVER, ChatroomState, ChatroomSummary, Member, Message, User
+from protocol.models import FOREVER, Attachment, ChatroomState, ChatroomSummary, Member, Message, User
 
 TYPING_LASTS = 6.0
 """Seconds after which a typist who says nothing more is forgotten."""
@@ -33,6 +33,7 @@ class View:
         self.me = me
         self.open: UUID | None = None
         self.listed: list[UUID] = []
+        self._files: list[Attachment] = []
         self._chatrooms = chatrooms
         self._clock = clock
         self._steady = steady
@@ -159,7 +160,21 @@ class View:
         if message.recalled_at is not None:
             text = "(taken back)"
         first, *more = lines(text)
-        return [f"{self._time(message.created_at)} {plain(message.username)}: {first}", *more]
+        said = [f"{self._time(message.created_at)} {plain(message.username)}: {first}", *more]
+        return said + [self._file(attached) for attached in message.attachments]
+
+    def _file(self, attached: Attachment) -> str:
+        """A file, with the number by which it is saved; a sealed one is for clients that have the key."""
+        size = f"{attached.file_size:,} bytes"
+        if attached.encrypted is not None:
+            return f"  a file of {size} (encrypted end to end)"
+        self._files.append(attached)
+        return f"  file {len(self._files)}: {plain(attached.filename)} ({plain(attached.file_type)}, {size})"
+
+    def file(self, number: str) -> Attachment | None:
+        """The file that was shown with this number."""
+        found = number.isdecimal() and 0 < int(number) <= len(self._files)
+        return self._files[int(number) - 1] if found else None
 
     def _recalled(self, data: events.MessageRecalled) -> list[str]:
         return [f"* {self.person(data.recalled_by)} took a message back in {self.room(data.chatroom_id)}"]

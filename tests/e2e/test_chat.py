@@ -10,6 +10,7 @@ import sys
 import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,6 +121,32 @@ async def test_moderating(common_server: Server) -> None:
         await a.leave()
         await b.leave()
     assert [message["content"] for message in await common_server.history(ann, room)] == ["and now?"]
+
+
+async def test_files(common_server: Server, tmp_path: Path) -> None:
+    """A file is sent with words, shown with a number, and saved under its name or another; what goes wrong is told."""
+    ann, bob = await common_server.people(2)
+    await common_server.chatroom(ann, bob, name="Tea")
+    (tmp_path / "my plan.txt").write_text("two spoons a cup")
+    (tmp_path / "in").mkdir()
+    async with (
+        chatting(common_server, "Tea", "--user", ann.username, PARLEY_PASSWORD=PASSWORD) as a,
+        chatting(common_server, "Tea", PARLEY_TOKEN=bob.token) as b,
+    ):
+        await b.shows("--- Tea")
+        a.type(f'/send "{tmp_path}/my plan.txt" how I do it', f"/send {tmp_path}/none", f"/send {tmp_path}")
+        await b.shows(f"{ann.username}: how I do it")
+        await b.shows(r"  file 1: my plan\.txt \(text/plain, 16 bytes\)")
+        b.type(f"/save 1 {tmp_path}/in", f"/save 1 {tmp_path}/other.txt", f"/save 1 {tmp_path}/in", "/save 2")
+        await b.shows(r"\* saved as .*/in/my plan\.txt")
+        await b.shows(r"\* saved as .*/other\.txt")
+        await b.shows("! .*File exists")
+        await b.shows(r"! No file 2 was shown\.")
+        await a.shows("! .*No such file")
+        await a.shows("! .*Is a directory")
+        await a.leave()
+        await b.leave()
+    assert (tmp_path / "in" / "my plan.txt").read_text() == (tmp_path / "other.txt").read_text() == "two spoons a cup"
 
 
 async def test_a_script(common_server: Server) -> None:

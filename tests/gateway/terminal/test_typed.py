@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.terminal.typed import HELP, WITH_ARGUMENT, WITHOUT, Do, Say, Typed, Typist, Wrong, parse
+from gateway.terminal.typed import HELP, WITH_ARGUMENT, WITHOUT, Do, Say, Typed, Typist, Wrong, first_word, parse
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,22 @@ from gateway.terminal.typed import HELP, WITH_ARGUMENT, WITHOUT, Do, Say, Typed,
 def test_parse(line: str, typed: Typed) -> None:
     """A line is a message, a command with what it needs, or wrong with a reason."""
     assert parse(line) == typed
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a.txt", ("a.txt", "")),
+        ("a.txt  look at  this ", ("a.txt", "look at  this")),
+        ('"my plan.pdf" look', ("my plan.pdf", "look")),
+        ("'my plan.pdf'", ("my plan.pdf", "")),
+        ('"half a quote', ('"half', "a quote")),
+        ("", ("", "")),
+    ],
+)
+def test_first_word(text: str, parts: tuple[str, str]) -> None:
+    """A path ends at a space, unless it stands in quotation marks."""
+    assert first_word(text) == parts
 
 
 def test_help_is_complete() -> None:

@@ -5,11 +5,22 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.client import ChatroomLost, ClientEvent, HistoryGap
 from gateway.terminal.view import TYPING_LASTS, View
 from protocol import events
-from protocol.models import FOREVER, Chatroom, ChatroomState, ChatroomSummary, EncryptedContent, Member, Message, User
+from protocol.models import (
+    FOREVER,
+    Attachment,
+    Chatroom,
+    ChatroomState,
+    ChatroomSummary,
+    EncryptedContent,
+    Member,
+    Message,
+    User,
+)
 
 NOW = datetime(2026, 11, 21, 12, 30, tzinfo=UTC)
 TIME = NOW.astimezone().strftime("%H:%M")
@@ -328,3 +339,25 @@ def test_who(world: World) -> None:
         "    bob",
         "  (* is online)",
     ]
+
+
+def attached(name: str, **changes: Any) -> Attachment:
+    """A file in a message."""
+    known: dict[str, Any] = {"id": UUID(int=7), "file_type": "text/plain", "file_size": 12_345, "encrypted_url": "/f"}
+    return Attachment(filename=name, **(known | changes))
+
+
+def test_files(world: World) -> None:
+    """Files stand below the words, numbered for saving; a name is safe to print; a sealed one has no number."""
+    world.open()
+    sealed = attached("file", encrypted=EncryptedContent(encrypted_data="x", iv="y", key_version=1))
+    said = replace(message(BOB, 2, ""), attachments=(attached("a\x1b[2J.txt"), sealed, attached("b")))
+    assert world.view.message(said) == [
+        f"{TIME} bob: ",
+        "  file 1: a\u241b[2J.txt (text/plain, 12,345 bytes)",
+        "  a file of 12,345 bytes (encrypted end to end)",
+        "  file 2: b (text/plain, 12,345 bytes)",
+    ]
+    assert world.view.message(replace(message(BOB, 3), attachments=(attached("c"),)))[1].startswith("  file 3: c")
+    found = [world.view.file(number) for number in ("1", "2", "3", "0", "4", "x", "")]
+    assert [file and file.filename for file in found] == ["a\x1b[2J.txt", "b", "c", None, None, None, None]
