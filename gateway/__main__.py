@@ -22,10 +22,12 @@ from gateway.cluster import Cluster, join
 from gateway.config import Config, ConfigError
 from gateway.door import Door
 from gateway.drain import drain
+from gateway.files.clamd import Clamd
 from gateway.files.collector import Collector
 from gateway.files.grants import FILE, PART, FileGrant, PartGrant
 from gateway.files.pictures import Pictures
 from gateway.files.place import open_blobs
+from gateway.files.scanner import SCANS_AT_ONCE, Scanner
 from gateway.files.store import FileStore
 from gateway.files.types import Types
 from gateway.front_door import FrontDoor
@@ -124,10 +126,15 @@ async def _run_node(
     room_keys = RoomKeys(database, master)
     repair = Repair(hub, cluster.bus, database, room_keys)
     nodes = Nodes(hub, cluster.bus, database)
+    journal = Journal(database, cluster.bus.publish, repair.doubt, metrics.committed)
+    store = FileStore(database, blobs, master)
+    scanner = None
+    if config.clamd_address is not None:
+        scanner = Scanner(Clamd(config.clamd_address), database, store, journal, room_keys, metrics.files)
     services = Services(
         config=config,
         database=database,
-        journal=Journal(database, cluster.bus.publish, repair.doubt, metrics.committed),
+        journal=journal,
         hub=hub,
         nodes=nodes,
         presence=room_presence,
@@ -138,11 +145,12 @@ async def _run_node(
         metrics=metrics,
         rates=Rates(config.limit_requests, time.monotonic, cluster.share(config.limit_requests, MINUTE)),
         uploads=Rates(config.limit_uploads, time.monotonic, cluster.share(config.limit_uploads, HOUR), period=HOUR),
-        files=FileStore(database, blobs, master),
+        files=store,
         types=Types(),
         pictures=Pictures(),
         file_grants=Grants(FileGrant, FILE, keys.master),
         part_grants=Grants(PartGrant, PART, keys.master),
+        scanner=scanner,
     )
     chat = Chat(services)
     door = Door(config, hub, chat, database, wheel, presence, metrics, cluster.bus, cluster.tokens, cluster.fence)
@@ -151,7 +159,8 @@ async def _run_node(
     metrics.watch_online(lambda: len(hub.online), lambda: len(presence.elsewhere))
     own = (metrics.watch_loop, repair.sweep_forever, nodes.read_control_forever, room_presence.tell_forever)
     collector = Collector(database, blobs, config.unused_files, metrics.files)
-    jobs = (*own, collector.sweep_forever, collector.expire_forever, *cluster.jobs)
+    scans = () if scanner is None else (scanner.scan_forever,) * SCANS_AT_ONCE
+    jobs = (*own, collector.sweep_forever, collector.expire_forever, *scans, *cluster.jobs)
     housekeeping = Housekeeping(jobs, services)
     reload = _Reload(services, cluster, tls)
     options = _socket_options(config, tls, worker)

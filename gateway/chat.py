@@ -216,7 +216,7 @@ class Chat:
         """
         now = asyncio.get_running_loop().time()
         if now - self._health[0] > HEALTH_SECONDS:
-            others = self._redis_health() | self._files_health()
+            others = self._redis_health() | self._files_health() | self._clamd_health()
             self._health = (now, {"database": await self._database_health()} | others)
         return self._health[1]
 
@@ -227,6 +227,10 @@ class Chat:
     def _files_health(self) -> dict[str, str]:
         reachable = self._services.files.blobs.reachable
         return {} if reachable is None else {"files": "healthy" if reachable else "degraded"}
+
+    def _clamd_health(self) -> dict[str, str]:
+        scanner = self._services.scanner
+        return {} if scanner is None else {"clamd": "degraded" if scanner.is_away else "healthy"}
 
     async def _database_health(self) -> str:
         try:

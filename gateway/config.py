@@ -15,6 +15,7 @@ from typing import Any
 
 from crypto import keyfile
 from crypto.keyfile import Keys
+from gateway.files.clamd import ClamdAddress, parse_address
 from protocol.addresses import Network, is_loopback, networks
 from storage.places import Place, place_of
 
@@ -70,6 +71,11 @@ class Config:
         "PARLEY_BLOBS",
         None,
         "where files' bytes are: `file:` and a directory, or `s3://bucket/prefix`; not set, `files` in PARLEY_DATA",
+    )
+    clamd: str | None = setting(
+        "PARLEY_CLAMD",
+        None,
+        "where ClamAV's daemon scans files: `host:port`, or `unix:` and a path; not set, none are",
     )
     database_pool: int = setting("PARLEY_DATABASE_POOL", 10, "most connections to the database")
     origins: tuple[str, ...] = setting(
@@ -258,6 +264,16 @@ class Config:
         return self.data / "spool"
 
     @property
+    def clamd_address(self) -> ClamdAddress | None:
+        """Where files are scanned. Raises ConfigError."""
+        try:
+            return None if self.clamd is None else parse_address(self.clamd)
+        except ValueError:
+            raise ConfigError(
+                f"PARLEY_CLAMD is {self.clamd!r}; it has to be address:port, as in 127.0.0.1:3310, or unix:/path"
+            ) from None
+
+    @property
     def key_directory(self) -> Path:
         """Where a development install keeps the keys it made."""
         return self.data / "keys"
@@ -284,6 +300,7 @@ class Config:
         _ = (
             config.tcp_may_be_clear,
             config.trusted_proxies,
+            config.clamd_address,
             config.blob_place,
         )  # raise for what is not safe, or makes no sense
         return config

@@ -10,6 +10,7 @@ from crypto.tokens import AccessTokens, RefreshTokens
 from gateway.config import Config
 from gateway.files.grants import FileGrant, PartGrant
 from gateway.files.pictures import Pictures
+from gateway.files.scanner import Scanner
 from gateway.files.store import FileStore
 from gateway.files.types import Types
 from gateway.hub import Hub
@@ -44,3 +45,4 @@ class Services:
     pictures: Pictures
     file_grants: Grants[FileGrant]
     part_grants: Grants[PartGrant]
+    scanner: Scanner | None

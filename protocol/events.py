@@ -21,6 +21,7 @@ from protocol.models import (
     ChatroomState,
     ChatroomSummary,
     DeviceKey,
+    FileStatus,
     FileUrls,
     Member,
     MemberDevice,
@@ -57,6 +58,15 @@ class MessageRecalled(Event, frozen=True):
     message_id: UUID
     recalled_by: UUID
     recalled_at: datetime
+
+
+class AttachmentUpdated(Event, frozen=True):
+    """A file that stands in a message was scanned: its attachment has this status now."""
+
+    chatroom_id: UUID
+    message_id: UUID
+    file_id: UUID
+    status: FileStatus
 
 
 class ChatroomCreated(Event, frozen=True):
@@ -469,6 +479,7 @@ class BotsListed(Event, frozen=True):
 DURABLE: dict[str, type[Event]] = {
     "message_received": MessageReceived,
     "message_recalled": MessageRecalled,
+    "attachment_updated": AttachmentUpdated,
     "chatroom_created": ChatroomCreated,
     "chatroom_updated": ChatroomUpdated,
     "chatroom_deleted": ChatroomDeleted,

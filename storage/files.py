@@ -212,9 +212,9 @@ async def lock_usage(conn: Connection, user_id: UUID, chatroom_id: UUID | None, 
         await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"files {chatroom_id}")
     row = await conn.fetchrow(
         """SELECT (SELECT coalesce(sum(greatest(size, received)), 0)::bigint FROM files
-                   WHERE uploader_id = $1 AND id <> $3) AS by_user,
+                   WHERE uploader_id = $1 AND id <> $3 AND status <> 'rejected') AS by_user,
                   (SELECT coalesce(sum(greatest(size, received)), 0)::bigint FROM files
-                   WHERE chatroom_id = $2 AND id <> $3) AS by_chatroom""",
+                   WHERE chatroom_id = $2 AND id <> $3 AND status <> 'rejected') AS by_chatroom""",
         user_id,
         chatroom_id,
         but,
@@ -267,12 +267,6 @@ async def by_ids(conn: Connection, master: MasterKeys, file_ids: Sequence[UUID])
     return [_opened(row, master) for row in rows]
 
 
-async def statuses(conn: Connection, file_ids: Sequence[UUID]) -> dict[UUID, Status]:
-    """What became of files, as far as they are still there."""
-    rows = await conn.fetch("SELECT id, status FROM files WHERE id = ANY($1::uuid[])", list(file_ids))
-    return {row["id"]: row["status"] for row in rows}
-
-
 async def of_uploader(
     conn: Connection, master: MasterKeys, user_id: UUID, limit: int, skip: int
 ) -> tuple[list[StoredFile], int]:
@@ -291,7 +285,9 @@ async def of_uploader(
 async def used_by(conn: Connection, user_id: UUID) -> int:
     """Bytes that a user takes, uploads under way with what they announced."""
     used: int = await conn.fetchval(
-        "SELECT coalesce(sum(greatest(size, received)), 0)::bigint FROM files WHERE uploader_id = $1", user_id
+        """SELECT coalesce(sum(greatest(size, received)), 0)::bigint FROM files
+           WHERE uploader_id = $1 AND status <> 'rejected'""",
+        user_id,
     )
     return used
 

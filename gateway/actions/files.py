@@ -26,7 +26,7 @@ from protocol.errors import ChatError
 from protocol.models import Attachment, FileReference, UploadedFile
 from storage import files, rooms
 from storage.database import Connection
-from storage.files import Description, StoredFile, Usage
+from storage.files import Description, Status, StoredFile, Usage
 
 NAME_BYTES = 255
 """Bytes of UTF-8 in a file's name: what file systems take."""
@@ -175,8 +175,9 @@ async def _finish(
         check_size_of_type(services.config, upload.received, file_type)
         description = structs.replace(description, file_type=file_type)
     description, kept = await add_previews(services, upload, description)
+    status: Status = "scanning" if services.scanner and not description.encrypted else "ready"
     file = structs.replace(
-        upload.file, status="ready", size=upload.received, chatroom_id=chatroom_id, description=description
+        upload.file, status=status, size=upload.received, chatroom_id=chatroom_id, description=description
     )
     try:
         async with services.database.transaction() as conn:
@@ -191,6 +192,8 @@ async def _finish(
             await drop_previews(services, kept)
         raise
     if done:
+        if services.scanner:
+            services.scanner.soon()
         return uploaded_file(file)
     await drop_previews(services, kept)
     return uploaded_file(await _finished_meanwhile(services, actor, file.id))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from datetime import timedelta
 from functools import partial
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
 from uuid_utils.compat import uuid4
@@ -18,7 +19,7 @@ from gateway.files.checksum import Checksum
 from gateway.files.parts import PartWriter, write_part
 from gateway.files.reading import Reading
 from protocol.errors import ChatError
-from storage import files, files_clearing, uploads
+from storage import files, files_clearing, scans, uploads
 from storage.blobs import Blobs
 from storage.database import Connection, Database
 from storage.files import Part, StoredFile, Variant
@@ -235,6 +236,22 @@ class FileStore:
         async with self._database.acquire() as conn:
             found, total = await files.of_uploader(conn, self._master, user_id, limit, skip)
             return found, total, await files.used_by(conn, user_id)
+
+    async def claim_scan(self, lease: timedelta) -> StoredFile | None:
+        """A file to be scanned, which nobody else scans for so long."""
+        async with self._database.transaction() as conn:
+            return await scans.claim(conn, self._master, lease)
+
+    async def keep_scan(self, file_id: UUID, lease: timedelta) -> None:
+        """From now on nobody else scans it for so long."""
+        async with self._database.transaction() as conn:
+            await scans.keep(conn, file_id, lease)
+
+    async def settle_scan(self, file_id: UUID, status: Literal["ready", "rejected"]) -> None:
+        """Says what a file is. The bytes of one that is rejected go."""
+        async with self._database.transaction() as conn:
+            blobs = await scans.settle(conn, file_id, status)
+        await self.forget(Cleared([file_id], blobs or []))
 
     async def delete(self, user_id: UUID, file_id: UUID) -> None:
         """Takes a user's own file, or an upload of theirs, away from everyone. Raises ChatError FILE_NOT_FOUND."""

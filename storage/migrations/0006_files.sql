@@ -16,6 +16,7 @@ CREATE TABLE files (
     sealed        bytea NOT NULL,
     created_at    timestamptz NOT NULL DEFAULT now(),
     updated_at    timestamptz NOT NULL DEFAULT now(),
+    scan_until    timestamptz,                -- until then it is somebody's to scan
     expires_at    timestamptz                 -- from then on it is gone
 );
 CREATE INDEX files_uploader ON files (uploader_id) INCLUDE (size, received);
@@ -41,8 +42,10 @@ CREATE TABLE message_files (
     chatroom_id uuid NOT NULL,
     message_id  uuid NOT NULL,
     file_id     uuid NOT NULL REFERENCES files,
+    outdated    boolean NOT NULL DEFAULT FALSE,  -- the message shows the file as it was before it was scanned
     PRIMARY KEY (chatroom_id, message_id, file_id)
 );
+CREATE INDEX message_files_outdated ON message_files (file_id) WHERE outdated;
 CREATE INDEX message_files_file ON message_files (file_id);
 
 -- From then on a message is an empty one: what was in it has been overwritten.

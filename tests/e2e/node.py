@@ -139,6 +139,7 @@ class Node:
             pictures=Pictures(),
             file_grants=Grants(FileGrant, FILE, keys.master),
             part_grants=Grants(PartGrant, PART, keys.master),
+            scanner=None,
         )
         self.chat = Chat(self.services)
         self.door = Door(config, self.hub, self.chat, read, self.wheel, presence, metrics, bus, tokens, Open())

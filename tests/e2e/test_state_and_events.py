@@ -16,12 +16,15 @@ import pytest
 
 from crypto.end_to_end import DevicePrivateKey
 from protocol.events import DURABLE
+from tests.clamd import EICAR, running_clamd
+from tests.e2e.conftest import StartServer
 from tests.e2e.devices import Device
 from tests.e2e.doors import ask
 from tests.e2e.lines import Transport
 from tests.e2e.server import Person, Server
 from tests.e2e.socket_client import SocketClient, socket_client
 from tests.e2e.test_avatars import set_avatar
+from tests.e2e.test_files import upload
 from tests.pictures import png
 
 State = dict[str, Any]
@@ -146,6 +149,12 @@ class Model:
         message.update(empty)
         if self.state["row"]["last_message"]["id"] == data["message_id"]:
             self.state["row"]["last_message"].update(empty)
+
+    def _attachment_updated(self, data: dict[str, Any]) -> None:
+        for message in (*self.state["messages"], self.state["row"]["last_message"]):
+            for attachment in message["attachments"] if message["id"] == data["message_id"] else ():
+                if attachment["id"] == data["file_id"]:
+                    attachment["status"] = data["status"]
 
     def _user_joined(self, data: dict[str, Any]) -> None:
         member = without_presence(data["member"])
@@ -366,6 +375,31 @@ async def test_old_state_plus_events(scene: Scene, action: Action) -> None:
         assert await replayed(scene, scene.viewer, old["room"]["seq"]) == live
 
 
+async def test_a_file_that_is_scanned(start_server: StartServer) -> None:
+    """`attachment_updated` brings a message whose files were being scanned to what a fetch says."""
+    async with running_clamd() as (clamd, port):
+        clamd.gate.clear()
+        server = await start_server(PARLEY_CLAMD=f"127.0.0.1:{port}")
+        owner, viewer, other = await server.people(3)
+        scene = Scene(server, await server.chatroom(owner, viewer, other), owner, viewer, other, other, other)
+        files = [await upload(server, owner, data) for data in (b"harmless", EICAR)]
+        for _ in range(2):
+            await scene.do(owner, "send_message", content="", attachments=[{"id": file["id"]} for file in files])
+        await scene.do(viewer, "send_message", content="the last one")
+        old = await scene.fetch()
+        async with socket_client(server) as client:
+            await client.authenticate(viewer.token)
+            clamd.gate.set()
+            live = [await client.until("attachment_updated") for _ in range(4)]
+        fresh = await scene.fetch()
+    model = Model(old, viewer, scene.room)
+    for frame in live:
+        model.apply(frame)
+    assert model.state == fresh
+    assert fresh != old
+    assert await replayed(scene, viewer, old["room"]["seq"]) == live
+
+
 async def test_a_room_that_is_made(common_server: Server, crowd: list[Person], transport: Transport) -> None:
     """`chatroom_created` is all that a member needs to know of a new group."""
     owner, viewer, other, outsider = crowd[:4]
@@ -431,4 +465,4 @@ async def check_entered(scene: Scene, live: list[dict[str, Any]]) -> None:
 
 def test_no_durable_event_is_left_out() -> None:
     """A new kind of durable event needs a case here."""
-    assert set().union(*ACTIONS.values()) | {"chatroom_created"} == DURABLE.keys()
+    assert set().union(*ACTIONS.values()) | {"chatroom_created", "attachment_updated"} == DURABLE.keys()

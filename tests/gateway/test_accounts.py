@@ -87,6 +87,7 @@ async def services(db: Database, hub: NodesStandIn) -> AsyncIterator[Services]:
         pictures=cast(Any, None),
         file_grants=cast(Any, None),
         part_grants=cast(Any, None),
+        scanner=None,
     )
     passwords.close()
 
