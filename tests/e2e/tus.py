@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import aiohttp
@@ -42,12 +43,13 @@ async def tus(
         usual |= BYTES
     given = {name.replace("_", "-"): value for name, value in headers.items()}
     sent = {name: value for name, value in (usual | given).items() if value is not None}
+    body = BytesIO(data) if data else None
     async with (
         aiohttp.ClientSession() as http,
-        http.request(method, server.http + path, headers=sent, data=data, skip_auto_headers=["Content-Type"]) as answer,
+        http.request(method, server.http + path, headers=sent, data=body, skip_auto_headers=["Content-Type"]) as answer,
     ):
-        body: Any = await answer.json() if await answer.read() else None
-        return TusAnswer(answer.status, answer.headers, body and body["error"]["code"])
+        told: Any = await answer.json() if await answer.read() else None
+        return TusAnswer(answer.status, answer.headers, told and told["error"]["code"])
 
 
 async def create(server: Server, person: Person, size: int, mount: str = "", **values: str) -> str:
