@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,7 +17,17 @@ import pytest_asyncio
 from tests.e2e.lines import TRANSPORTS, Transport
 from tests.e2e.server import Person, Server
 
+log = logging.getLogger(__name__)
+
 StartServer = Callable[..., Awaitable[Server]]
+
+
+@pytest.fixture
+def dice() -> random.Random:
+    """What a test leaves to chance; PARLEY_SEED=… repeats a run."""
+    seed = int(os.environ.get("PARLEY_SEED") or random.randrange(2**32))
+    log.warning("PARLEY_SEED=%d", seed)
+    return random.Random(seed)
 
 
 @pytest.fixture(params=TRANSPORTS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import random
 import re
@@ -27,22 +26,12 @@ from tests.e2e.server import Person, Server
 from tests.e2e.test_files import download
 from tests.e2e.tus import TusAnswer, append, create, look
 
-log = logging.getLogger(__name__)
-
 CUTS = 50
 PATIENCE = 60
 """Seconds for what a busy machine may take its time with."""
 TUS_JS = "tus-js-client@4.3.1"
 LINES = 25
 """Connections that are cut before the line is good."""
-
-
-@pytest.fixture
-def dice() -> random.Random:
-    """What is random in a test; PARLEY_SEED=… repeats a run."""
-    seed = int(os.environ.get("PARLEY_SEED") or random.randrange(2**32))
-    log.warning("PARLEY_SEED=%d", seed)
-    return random.Random(seed)
 
 
 async def bytes_heard(server: Server) -> int:
