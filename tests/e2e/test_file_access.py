@@ -1,0 +1,372 @@
+"""Who may have which file at which address: one table. And that nothing tells what is forbidden from what is not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+import aiohttp
+import psutil  # type: ignore[import-untyped]
+
+from tests.e2e.bots import make_bot
+from tests.e2e.program import parley
+from tests.e2e.server import Person, Server
+from tests.e2e.test_files import upload
+from tests.e2e.tus import BYTES, metadata
+from tests.pictures import drawn, saved
+
+AT_ONCE = 16
+"""Requests under way."""
+
+MEMBERS = ("owner", "moderator", "member", "muted", "sender", "bot")
+"""Those who are members of the room in the end; the bot may read and write."""
+
+GONE = ("banned", "removed", "left", "sender_who_left", "outsider")
+OUT = ("deactivated", "signed_out")
+BOTS_WITHOUT_READ = ("writing_bot", "bot_that_lost_read")
+ROLES = (*MEMBERS, *GONE, *OUT, *BOTS_WITHOUT_READ)
+
+ALLOWED = {
+    "here": MEMBERS,
+    "here_by_who_left": (*MEMBERS, "sender_who_left"),
+    "elsewhere": (),
+    "unsent": ("sender",),
+    "half": (),
+}
+"""Who may have a file, by where it is: in the room, sent by a member and by a former one; in another one; in none; or
+not all of it has come. Beside these everyone has one of their own, which they may have as long as they are somebody."""
+
+KINDS = (
+    "file",
+    "fserv",
+    "range",
+    "head",
+    "thumbnail",
+    "preview",
+    "info",
+    "signed",
+    "signed_before",
+    "tus",
+    "tus_patch",
+)
+
+
+class Answer(NamedTuple):
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def plain(self) -> tuple[int, dict[str, str], bytes]:
+        """Without what the time and the sender's limit bring into it."""
+        kept = {k: v for k, v in self.headers.items() if k != "Date" and not k.startswith("X-RateLimit")}
+        return self.status, kept, self.body
+
+
+@dataclass
+class World:
+    """People, their files, and the addresses that they had asked for before things changed."""
+
+    server: Server
+    http: aiohttp.ClientSession
+    people: dict[str, Person] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    before: dict[tuple[str, str], str] = field(default_factory=dict)
+    room: UUID = field(default_factory=uuid4)
+    busy: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+
+    async def ask(self, method: str, path: str, role: str | None = None, **options: Any) -> Answer:
+        """One request."""
+        headers = options.pop("headers", {})
+        if role is not None:
+            headers = headers | {"Authorization": f"Bearer {self.people[role].token}"}
+        async with self.busy, self.http.request(method, self.server.http + path, headers=headers, **options) as answer:
+            return Answer(answer.status, dict(answer.headers), await answer.read())
+
+    async def signed(self, role: str, file_id: str) -> str | None:
+        """The address of a file that somebody gets when they ask for one."""
+        body = {"file_ids": [file_id]}
+        status, answer = await self.server.call("POST", "/files/urls", self.people[role].token, body)
+        if status != 200:
+            return None
+        return answer["data"]["files"][0]["url"] if answer["data"]["files"] else None
+
+    async def at(self, kind: str, role: str, file_id: str) -> Answer | None:
+        """What somebody gets at an address of a file; None where they have none."""
+        if kind in ("signed", "signed_before"):
+            had = self.before.get((role, file_id))
+            url = had if kind == "signed_before" else await self.signed(role, file_id)
+            return None if url is None else await self.ask("GET", url)
+        method, path, headers = ADDRESSES[kind]
+        return await self.ask(method, path.format(file_id), role, headers=headers)
+
+
+TUS = {"Tus-Resumable": "1.0.0"}
+ADDRESSES: dict[str, tuple[str, str, dict[str, str]]] = {
+    "file": ("GET", "/files/{}", {}),
+    "fserv": ("GET", "/f/fserv/download/{}", {}),
+    "range": ("GET", "/files/{}", {"Range": "bytes=0-3"}),
+    "head": ("HEAD", "/files/{}", {}),
+    "thumbnail": ("GET", "/files/{}/thumbnail", {}),
+    "preview": ("GET", "/files/{}/preview", {}),
+    "info": ("GET", "/files/{}/info", {}),
+    "tus": ("HEAD", "/files/tus/{}", TUS),
+    "tus_patch": ("PATCH", "/files/tus/{}", TUS | BYTES | {"Upload-Offset": "1000000"}),
+}
+
+
+def expected(kind: str, role: str, relation: str) -> int | None:
+    """The table: a status, or None where nobody gives the address away."""
+    mine = relation == "own" or (relation, role) in (("unsent", "sender"), ("half", "sender"), ("here", "sender"))
+    mine = mine or (relation, role) == ("here_by_who_left", "sender_who_left")
+    allowed = relation == "own" or role in ALLOWED[relation]
+    could_read = role not in OUT + BOTS_WITHOUT_READ
+    if kind == "signed":
+        return 200 if allowed and could_read else None
+    if kind == "signed_before":
+        had = allowed or (relation.startswith("here") and role != "outsider")
+        return None if role == "writing_bot" or not had else 200 if allowed and could_read else 404
+    if role in OUT:
+        return 401
+    if kind.startswith("tus"):
+        # Bytes that belong nowhere are refused to its uploader alone; the others hear that there is no such upload.
+        return 404 if not mine else 200 if kind == "tus" else 409
+    if role in BOTS_WITHOUT_READ:
+        return 403
+    return 404 if not allowed else 206 if kind == "range" else 200
+
+
+async def test_who_may_have_what(common_server: Server) -> None:
+    """Every role, every place of a file, every address: as in the table, and what is forbidden is like what is not."""
+    async with world(common_server) as seen:
+
+        async def look(kind: str, role: str, relation: str) -> str | None:
+            file_id = seen.files[role if relation == "own" else relation]
+            answer = await seen.at(kind, role, file_id)
+            status = None if answer is None else answer.status
+            return None if status == expected(kind, role, relation) else f"{role}, {relation}, {kind}: {status}"
+
+        cells = [(kind, role, relation) for kind in KINDS for role in ROLES for relation in (*ALLOWED, "own")]
+        wrong = [found for found in await asyncio.gather(*(look(*cell) for cell in cells)) if found]
+        assert wrong == []
+        assert len(cells) > 900
+        await nothing_tells(seen)
+
+
+async def nothing_tells(seen: World) -> None:
+    """At each address, one who may not have a file gets what they get for one that never was, to the byte."""
+    for role in ("outsider", "removed", "banned", "writing_bot", "deactivated"):
+        for kind in ADDRESSES:
+            never = await seen.at(kind, role, str(uuid4()))
+            for relation in ("here", "elsewhere", "unsent", "half"):
+                there = await seen.at(kind, role, seen.files[relation])
+                assert there is not None
+                assert never is not None
+                assert there.plain == never.plain, (role, kind, relation)
+    url = await seen.signed("sender", seen.files["here"])
+    assert url is not None
+    signature = url.partition("?")[2]
+    paths = [f"/files/{file_id}?{signature}" for file_id in (uuid4(), seen.files["elsewhere"], seen.files["unsent"])]
+    answers = [
+        (await seen.ask("GET", path)).plain for path in (*paths, f"{url}A", seen.before["left", seen.files["here"]])
+    ]
+    assert answers[0][0] == 404
+    assert all(answer == answers[0] for answer in answers)
+
+
+@asynccontextmanager
+async def world(server: Server) -> AsyncIterator[World]:
+    """Everyone, as they are in the end; what they have asked for before that is in `before`."""
+    async with aiohttp.ClientSession(skip_auto_headers=["Content-Type"]) as http:
+        seen = World(server, http)
+        await populate(seen)
+        await share(seen)
+        for role in ROLES:
+            for relation, file_id in seen.files.items():
+                if relation in (role, *ALLOWED) and (url := await seen.signed(role, file_id)):
+                    seen.before[role, file_id] = url
+        await change(seen)
+        yield seen
+
+
+async def populate(seen: World) -> None:
+    """Accounts, and the room with all who ever come into it."""
+    humans = [role for role in ROLES if "bot" not in role]
+    seen.people = dict(zip(humans, await seen.server.people(len(humans)), strict=True))
+    owner, other = seen.people["owner"], await seen.server.person()
+    seen.people |= {
+        "bot": await make_bot(seen.server, owner),
+        "bot_that_lost_read": await make_bot(seen.server, owner),
+        "writing_bot": await make_bot(seen.server, owner, "write"),
+        "other": other,
+    }
+    members = [seen.people[role] for role in ROLES if role not in ("owner", "outsider")]
+    seen.room = await seen.server.chatroom(owner, *members)
+
+
+async def share(seen: World) -> None:
+    """A picture of everyone's own, and one in each place."""
+    picture = saved(drawn(40, 30), "PNG")
+
+    async def own(role: str) -> tuple[str, str]:
+        async with seen.busy:
+            return role, (await upload(seen.server, seen.people[role], picture, f"{role}.png"))["id"]
+
+    async def put(relation: str, role: str, room: UUID | None) -> None:
+        file_id = (await upload(seen.server, seen.people[role], picture, f"{relation}.png"))["id"]
+        seen.files[relation] = file_id
+        if room is not None:
+            body = {"content": "", "attachments": [{"id": file_id}]}
+            await seen.server.data("POST", f"/chatrooms/{room}/messages", seen.people[role].token, body)
+
+    seen.files = dict(await asyncio.gather(*map(own, ROLES)))
+    await put("here", "sender", seen.room)
+    await put("here_by_who_left", "sender_who_left", seen.room)
+    await put("elsewhere", "other", await seen.server.chatroom(seen.people["other"]))
+    await put("unsent", "sender", None)
+    begun = {"Upload-Length": "1000", "Upload-Metadata": metadata(filename="half.png")}
+    answer = await seen.ask("POST", "/files/tus", "sender", headers=TUS | begun)
+    seen.files["half"] = answer.headers["Location"].rpartition("/")[2]
+
+
+async def change(seen: World) -> None:
+    """Some come to be what they are called."""
+    server, people, token = seen.server, seen.people, seen.people["owner"].token
+    in_room = f"/chatrooms/{seen.room}"
+    moderator = {"role": "moderator"}
+    await server.data("PUT", f"{in_room}/members/{people['moderator'].id}", token, moderator)
+    await server.data("PUT", f"{in_room}/members/{people['muted'].id}/mute", token, {"duration_seconds": None})
+    await server.data("PUT", f"{in_room}/bans/{people['banned'].id}", token, {})
+    await server.data("DELETE", f"{in_room}/members/{people['removed'].id}", token)
+    for role in ("left", "sender_who_left"):
+        await server.data("POST", f"{in_room}/leave", people[role].token)
+    await server.data("PUT", f"/bots/{people['bot_that_lost_read'].id}", token, {"scopes": ["write"]})
+    await server.data("POST", "/auth/logout", people["signed_out"].token)
+    await parley(server, "users", "deactivate", people["deactivated"].username)
+
+
+# --- while bytes go out ----------------------------------------------------------------------
+
+LARGE = 10 * 1024 * 1024
+"""Bytes that do not all fit between a server that sends and a client that does not read."""
+
+ENDS = ("removed", "banned", "left", "signed_out", "deactivated", "in_deleted_room", "of_deleted_file")
+
+
+class Begun(NamedTuple):
+    """A download whose head has been read, and nothing else. `port` is the client's."""
+
+    path: str
+    token: str | None
+    reader: asyncio.StreamReader
+    port: int
+
+
+async def test_downloads_end_with_access(common_server: Server) -> None:
+    """Within 2 s of whatever ends it, a download breaks off, by token and by address; both are 404 or 401 then."""
+    server = common_server
+    owner, stays, *gone = await server.people(2 + len(ENDS))
+    people = dict(zip(ENDS, gone, strict=True))
+    room, deleted = await server.chatroom(owner, stays, *gone), await server.chatroom(owner, people["in_deleted_room"])
+    here, there, regretted = [await sent(server, owner, where) for where in (room, deleted, room)]
+    theirs = {"in_deleted_room": there, "of_deleted_file": regretted}
+    async with AsyncExitStack() as stack:
+
+        async def cut_off(end: str, begun: list[Begun]) -> None:
+            await end_access(server, end, owner, people[end], room, deleted, regretted)
+            since = time.monotonic()
+            for path, token, reader, port in begun:
+                await ended(server, port, since)
+                assert await rest_of(reader) < LARGE
+                assert await asked(server, path, token) == (401 if token and end in OUT else 404)
+
+        begun = {end: await begin(stack, server, person, theirs.get(end, here)) for end, person in people.items()}
+        unharmed = await begin(stack, server, stays, here)
+        await asyncio.gather(*(cut_off(end, begun[end]) for end in ENDS))
+        for path, token, reader, _ in unharmed:
+            assert await rest_of(reader) == LARGE
+            assert await asked(server, path, token) == 200
+
+
+async def sent(server: Server, person: Person, room: UUID) -> str:
+    """A large file in a message."""
+    file_id: str = (await upload(server, person, os.urandom(LARGE)))["id"]
+    body = {"content": "", "attachments": [{"id": file_id}]}
+    await server.data("POST", f"/chatrooms/{room}/messages", person.token, body)
+    return file_id
+
+
+async def begin(stack: AsyncExitStack, server: Server, person: Person, file_id: str) -> list[Begun]:
+    """Downloads of a file by a token and by a signed address."""
+    answer = await server.data("POST", "/files/urls", person.token, {"file_ids": [file_id]})
+    begun = []
+    for token, path in ((person.token, f"/files/{file_id}"), (None, answer["files"][0]["url"])):
+        end = socket.socket()
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        end.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(end, ("127.0.0.1", server.port))
+        reader, writer = await asyncio.open_connection(sock=end, limit=32_768)
+        stack.callback(writer.close)
+        signed = f"Authorization: Bearer {token}\r\n" if token else ""
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n{signed}\r\n".encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert f"Content-Length: {LARGE}\r\n".encode() in head
+        begun.append(Begun(path, token, reader, end.getsockname()[1]))
+    return begun
+
+
+async def end_access(
+    server: Server, end: str, owner: Person, person: Person, room: UUID, deleted: UUID, file_id: str
+) -> None:
+    """What ends a download."""
+    match end:
+        case "removed":
+            await server.data("DELETE", f"/chatrooms/{room}/members/{person.id}", owner.token)
+        case "banned":
+            await server.data("PUT", f"/chatrooms/{room}/bans/{person.id}", owner.token, {})
+        case "left":
+            await server.data("POST", f"/chatrooms/{room}/leave", person.token)
+        case "signed_out":
+            await server.data("POST", "/auth/logout", person.token)
+        case "deactivated":
+            await parley(server, "users", "deactivate", person.username)
+        case "in_deleted_room":
+            await server.data("DELETE", f"/chatrooms/{deleted}", owner.token)
+        case "of_deleted_file":
+            await server.data("DELETE", f"/files/{file_id}", owner.token)
+
+
+async def ended(server: Server, port: int, since: float) -> None:
+    """Until the server has closed a connection, which takes it 2 s at most; the rest is for a busy machine."""
+    process = psutil.Process(server.pid)
+    async with asyncio.timeout_at(asyncio.get_running_loop().time() + 10 - (time.monotonic() - since)):
+        while any(c.raddr and c.raddr.port == port for c in process.net_connections("tcp")):
+            await asyncio.sleep(0.05)
+
+
+async def rest_of(reader: asyncio.StreamReader) -> int:
+    """How much still comes of a body."""
+    got = 0
+    try:
+        while got < LARGE and (data := await reader.read(1 << 20)):
+            got += len(data)
+    except ConnectionError:
+        pass
+    return got
+
+
+async def asked(server: Server, path: str, token: str | None) -> int:
+    """The status of a new request."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    async with aiohttp.ClientSession() as http, http.head(server.http + path, headers=headers) as answer:
+        return answer.status
