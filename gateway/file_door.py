@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import aclosing
 from datetime import datetime
+from pathlib import PurePosixPath
 from typing import NamedTuple
 from uuid import UUID
 
@@ -40,8 +41,9 @@ class OpenFile:
 
     @property
     def name(self) -> str:
-        """What its uploader calls it."""
-        return self._file.description.name
+        """What its uploader calls it; a picture of it has the ending of its own type."""
+        name = self._file.description.name
+        return name if self._variant == "whole" else f"{PurePosixPath(name).stem}.webp"
 
     @property
     def file_type(self) -> str:

@@ -10,7 +10,7 @@ from aiohttp import BodyPartReader, web
 from protocol.errors import ChatError
 from rest.admission import Admission
 from rest.answers import succeeded
-from rest.forms import FIELDS, bad_form, multipart, pieces, text
+from rest.forms import FIELDS, bad_form, multipart, next_part, pieces, text
 from rest.pace import paced
 from rest.routes import MOUNTS
 from rest.settings import Chat, RestSettings
@@ -61,7 +61,7 @@ async def _file_of(request: web.Request) -> AsyncIterator[bytes]:
     """The bytes of the form's file. Raises ChatError where it has none."""
     reader = await multipart(request)
     for _ in range(FIELDS + 1):
-        part = await reader.next()
+        part = await next_part(reader)
         if part is None:
             break
         if not isinstance(part, BodyPartReader):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp.http import HttpProcessingError
 
 from protocol.errors import ChatError
 
@@ -23,6 +24,14 @@ async def multipart(request: web.Request) -> MultipartReader:
     try:
         return await request.multipart()
     except (ValueError, AssertionError):
+        raise bad_form() from None
+
+
+async def next_part(reader: MultipartReader) -> MultipartReader | BodyPartReader | None:
+    """The next field or file of a form, None at its end. Raises ChatError."""
+    try:
+        return await reader.next()
+    except (ValueError, HttpProcessingError):
         raise bad_form() from None
 
 

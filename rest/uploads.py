@@ -15,7 +15,7 @@ from protocol.errors import ChatError
 from protocol.models import UploadedFile
 from rest.admission import Admission
 from rest.answers import succeeded
-from rest.forms import FIELDS, bad_form, multipart, pieces, text
+from rest.forms import FIELDS, bad_form, multipart, next_part, pieces, text
 from rest.pace import paced
 from rest.requests import convert
 from rest.routes import MOUNTS
@@ -63,7 +63,7 @@ class Uploads:
         upload = None
         fields: dict[str, str] = {}
         for _ in range(FIELDS + 1):
-            part = await reader.next()
+            part = await next_part(reader)
             if part is None:
                 break
             if not isinstance(part, BodyPartReader):

@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import time
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import aiohttp
+import pytest
+import yarl
 
 from tests.e2e.conftest import StartServer
 from tests.e2e.server import Person, Server
 from tests.e2e.test_files import signed, upload
 from tests.e2e.test_key_rotation import rotate
+from tests.pictures import polyglot
 
 
 async def ask(server: Server, path: str, person: Person | None = None, method: str = "GET", **headers: str) -> Any:
@@ -129,3 +134,128 @@ async def test_addresses_outlive_a_rotation(server: Server) -> None:
     after = (await urls(server, ann, file["id"]))["files"][0]["url"]
     for url in (before, after):
         assert (await ask(server, url))[::2] == (200, b"still here")
+
+
+# --- names -----------------------------------------------------------------------------------
+
+NAMES: dict[bytes, str | None] = {
+    b"../../a.txt": "a.txt",
+    b"%2e%2e%2fa.txt": "%2e%2e%2fa.txt",
+    b"a'b c.txt": "a'b c.txt",
+    "Zürich \N{PILE OF POO}.txt".encode(): "Zürich \N{PILE OF POO}.txt",
+    b"x" * 255: "x" * 255,
+    b"x" * 300: None,
+    b"a\x00b.txt": None,
+    b"a\rb.txt": None,
+    b"a\xe2\x80\xaegpj.exe": None,
+    b"a\xed\xa0\x80.txt": None,
+    b"a\xff.txt": None,
+    b"..": None,
+    b"": None,
+}
+"""What is sent as a form's filename, and what the file is called then; None where it is refused."""
+
+
+@pytest.mark.parametrize(("sent", "name"), NAMES.items(), ids=[repr(name[:20]) for name in NAMES])
+async def test_names(common_server: Server, crowd: list[Person], sent: bytes, name: str | None) -> None:
+    """A name comes out as it went in, on one line and beside a plain one, or is refused with its code."""
+    ann = crowd[0]
+    status, answer = await form(common_server, ann, b'form-data; name="file"; filename="' + sent + b'"')
+    if name is None:
+        assert (status, answer["error"]["code"][:11]) == (422, "VALIDATION_"), answer
+        return
+    assert (status, answer["data"]["file"]["filename"]) == (201, name)
+    _, headers, _ = await ask(common_server, answer["data"]["file"]["encrypted_url"], ann)
+    how, _, parameters = headers["Content-Disposition"].partition("; ")
+    plain, _, extended = parameters.partition("; ")
+    assert how == "attachment"
+    assert re.fullmatch(r'filename="[ !#-~]+"', plain)
+    assert extended.removeprefix("filename*=UTF-8''") == (
+        "" if plain == f'filename="{name}"' else quote(name, safe="'")
+    )
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"--", b"--X\r\n\r\n--X--", b"--B", b"--B\r\n\xff: \0\r\n\r\n", b"--B\r\n\r\nno end"]
+)
+async def test_forms_that_are_none(common_server: Server, crowd: list[Person], body: bytes) -> None:
+    """What is no form, or has no file, is said to be none."""
+    headers = signed(crowd[0]) | {"Content-Type": "multipart/form-data; boundary=B"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as http,
+        http.post(f"{common_server.http}/upload/file", data=body) as answer,
+    ):
+        assert (answer.status, (await answer.json())["error"]["code"][:11]) == (422, "VALIDATION_")
+
+
+async def form(server: Server, person: Person, disposition: bytes) -> tuple[int, Any]:
+    """An upload with this header of its part, byte for byte."""
+    body = b"--B\r\nContent-Disposition: " + disposition + b"\r\n\r\ndata\r\n--B--\r\n"
+    headers = signed(person) | {"Content-Type": "multipart/form-data; boundary=B"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as http,
+        http.post(f"{server.http}/upload/file", data=body) as answer,
+    ):
+        return answer.status, await answer.json()
+
+
+async def test_names_elsewhere(common_server: Server, crowd: list[Person]) -> None:
+    """In a header, in the query and in a command, a name is what it is in a form."""
+    server, ann = common_server, crowd[0]
+    for name, in_header, in_query in (
+        ("a%0d%0aX-Evil%3A%201", 422, 422),
+        ("%ED%A0%80", 422, 201),  # half a surrogate, which a query keeps as the nine letters that it is written with
+        ("%F0%9F%92%A9.txt", 201, 201),
+        ("..%2Fb", 201, 201),
+        ("..", 422, 422),
+    ):
+        plain = signed(ann) | {"Content-Type": "application/octet-stream"}
+        named = plain | {"Content-Disposition": f"attachment; filename*=UTF-8''{name}"}
+        for path, sent, status in (("", named, in_header), (f"?filename={name}", plain, in_query)):
+            url = yarl.URL(f"{server.http}/upload/file{path}", encoded=True)
+            async with aiohttp.ClientSession() as http, http.post(url, data=b"x", headers=sent) as answer:
+                assert answer.status == status, (name, path, await answer.text())
+    for text in ('"a\\ud800b"', '"a\\u0000b"', '"a\\u202eb"', '"a\\r\\nb"', '""'):
+        async with (
+            aiohttp.ClientSession(headers=signed(ann) | {"Content-Type": "application/json"}) as http,
+            http.post(f"{server.http}/files", data=f'{{"filename": {text}}}'.encode()) as answer,
+        ):
+            assert answer.status == 422, text
+
+
+# --- what a browser could run ----------------------------------------------------------------
+
+HARMFUL = {
+    "text/html": b"<!DOCTYPE html><html><script>alert(1)</script></html>",
+    "image/svg+xml": b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>',
+    "text/xml": b'<?xml version="1.0"?><?xml-stylesheet href="evil.xsl" type="text/xsl"?><a/>',
+    "application/pdf": b"%PDF-1.4\n1 0 obj<</OpenAction<</S/JavaScript/JS(app.alert(1))>>>>endobj\n",
+    "text/plain": b"alert(1);\n",
+}
+
+
+@pytest.mark.parametrize("file_type", HARMFUL)
+async def test_nothing_runs(common_server: Server, crowd: list[Person], file_type: str) -> None:
+    """Whatever a browser could run is for keeping, in a sandbox without anything, whatever it calls itself."""
+    file = await upload(common_server, crowd[0], HARMFUL[file_type], "holiday.png")
+    assert file["file_type"] == file_type
+    await check_headers(common_server, crowd[0], file, "attachment")
+
+
+async def test_a_page_that_is_a_picture(common_server: Server, crowd: list[Person]) -> None:
+    """A GIF that is a page as well is a picture to a browser, and never a page: its type is not guessed at."""
+    file = await upload(common_server, crowd[0], polyglot(), "page.html")
+    assert file["file_type"] == "image/gif"
+    await check_headers(common_server, crowd[0], file, "inline")
+
+
+async def check_headers(server: Server, person: Person, file: Any, how: str) -> None:
+    """A file comes as its own type, with what keeps a browser from running it, by a signed address too."""
+    (signed_file,) = (await urls(server, person, file["id"]))["files"]
+    for path, who in ((file["encrypted_url"], person), (signed_file["url"], None)):
+        status, headers, _ = await ask(server, path, who)
+        assert (status, headers["Content-Type"]) == (200, file["file_type"])
+        assert headers["Content-Disposition"].partition(";")[0] == how
+        assert headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
