@@ -337,9 +337,14 @@ class _Reload:
                 self._services.file_grants.replace(keys.master)
                 self._services.part_grants.replace(keys.master)
                 self._cluster.replace(keys)
-                rewrapped = await rewrap(conn, master) + await files.rewrap(conn, master)
+                rewrapped = await rewrap(conn, master)
         except (ConfigError, keyfile.SecretError, MasterKeyMissing, ChatError):
             log.exception("the keys could not be reloaded; the old ones stay")
+            return
+        try:
+            rewrapped += await self._services.files.rewrap()
+        except ChatError:
+            log.exception("keys are reloaded, and files still need the old one: send SIGHUP again")
             return
         log.info("keys reloaded", extra={"rewrapped": rewrapped})
 

@@ -340,18 +340,25 @@ async def check_master_keys(conn: Connection, master: MasterKeys) -> None:
         master.require(row["master_key_id"])
 
 
-async def rewrap(conn: Connection, master: MasterKeys) -> int:
-    """Wraps the keys of all files under the newest master key. Returns how many were not; blobs stay as they are."""
+async def rewrap(conn: Connection, master: MasterKeys, after: UUID, limit: int) -> list[UUID]:
+    """Wraps keys of files behind `after`, in the order of ids, under the newest master key; blobs stay as they are.
+
+    Returns whose they were, `limit` at most. Files can be sent meanwhile.
+    """
     rows = await conn.fetch(
-        "SELECT id, master_key_id, wrapped_key FROM files WHERE master_key_id <> $1 FOR UPDATE", master.current
+        """SELECT id, master_key_id, wrapped_key FROM files WHERE id > $2 AND master_key_id <> $1
+           ORDER BY id LIMIT $3 FOR NO KEY UPDATE""",
+        master.current,
+        after,
+        limit,
     )
+    rewrapped = []
     for row in rows:
         bound = _wrapping(row["id"])
-        master_key_id, wrapped = master.wrap(master.unwrap(row["master_key_id"], row["wrapped_key"], bound), bound)
-        await conn.execute(
-            "UPDATE files SET master_key_id = $2, wrapped_key = $3 WHERE id = $1", row["id"], master_key_id, wrapped
-        )
-    return len(rows)
+        key = master.unwrap(row["master_key_id"], row["wrapped_key"], bound)
+        rewrapped.append((row["id"], *master.wrap(key, bound)))
+    await conn.executemany("UPDATE files SET master_key_id = $2, wrapped_key = $3 WHERE id = $1", rewrapped)
+    return [row["id"] for row in rows]
 
 
 def not_found() -> ChatError:

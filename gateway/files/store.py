@@ -34,6 +34,9 @@ PART = 64 * 1024 * 1024
 BATCH = 256 * 1024
 """Bytes that are handed to a thread together."""
 
+REWRAPPED = 200
+"""Keys that are wrapped anew in one transaction: some milliseconds of the event loop."""
+
 CACHED = 4_096
 """Descriptions of files that are remembered; about a kilobyte each."""
 
@@ -64,6 +67,17 @@ class FileStore:
     def replace(self, master: MasterKeys) -> None:
         """Takes rotated master keys."""
         self._master = master
+
+    async def rewrap(self) -> int:
+        """Wraps the keys of all files under the newest master key, some at a time. Returns how many were not."""
+        count, after = 0, UUID(int=0)
+        while True:
+            async with self._database.transaction() as conn:
+                done = await files.rewrap(conn, self._master, after, REWRAPPED)
+            count += len(done)
+            if len(done) < REWRAPPED:
+                return count
+            after = done[-1]
 
     # --- in --------------------------------------------------------------------------------------
 

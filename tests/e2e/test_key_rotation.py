@@ -18,6 +18,8 @@ from tests.e2e.conftest import StartServer
 from tests.e2e.lines import TRANSPORTS
 from tests.e2e.server import PASSWORD, Server
 from tests.e2e.socket_client import socket_client
+from tests.e2e.test_file_care import kept
+from tests.e2e.test_files import download, upload
 from tests.e2e.test_migration import metrics, pair
 from tests.valkey import Valkey
 
@@ -95,6 +97,41 @@ async def test_a_lost_master_key_is_refused_while_it_runs(server: Server, db: Da
     assert [m["content"] for m in await server.history(ann, room)] == ["before", "after"]
     assert [m["content"] for m in await server.history(ann, later)] == ["in a new one"]
     assert set(await wrapped_by(db)) == before
+
+
+async def test_files_outlive_master_keys(server: Server, db: Database) -> None:
+    """After a rotation files open without the old master key, and sends go on; without the new one nothing starts."""
+    ann = await server.person()
+    old, sent = await upload(server, ann, b"from before"), await upload(server, ann, b"sent later")
+    blobs = kept(server)
+    file = server.directory / "data" / "keys" / FILES["PARLEY_MASTER_KEYS"]
+    before = file.read_text()
+    await rotate(server)
+    new = await upload(server, ann, b"from after")
+    file.write_text(file.read_text().replace(before, ""))
+    assert len(file.read_text().split()) == 1
+    await server.stop()
+    await server.start()
+    room = await server.chatroom(ann)
+    body = {"content": "look", "attachments": [{"id": sent["id"]}]}
+    await server.data("POST", f"/chatrooms/{room}/messages", ann.token, body)
+    for each, data in ((old, b"from before"), (sent, b"sent later"), (new, b"from after")):
+        assert await download(server, ann, each["encrypted_url"]) == (200, data)
+    assert blobs < kept(server), "a rotation leaves blobs as they are"
+    await server.stop()
+    async with db.acquire() as conn:
+        await conn.execute("DELETE FROM chatroom_keys")  # so that only files need a key
+    file.write_text(before)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", "serve"),
+        env=server.environment(),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode not in (0, None)
+    assert b"PARLEY_MASTER_KEYS" in output
+    assert b"Traceback" not in output
 
 
 async def rotate(server: Server) -> None:
