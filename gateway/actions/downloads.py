@@ -15,7 +15,7 @@ from gateway.services import Services
 from protocol.commands import GetFile, GetFileUrls
 from protocol.errors import ChatError
 from protocol.events import FileUrlsSigned
-from protocol.models import FileUrls, UploadedFile
+from protocol.models import FileUrls, Scope, UploadedFile
 from storage import files, sign_ins
 from storage.files import StoredFile, Variant
 
@@ -73,14 +73,22 @@ def _urls(file: UploadedFile, signature: str) -> FileUrls:
 async def redeem(services: Services, file_id: UUID, signature: str) -> Actor:
     """Who reads a file by such an address; whether they still may is for `open_file` to ask.
 
-    Raises ChatError FILE_NOT_FOUND, whatever is wrong with it. A bot's sign-in has the same scopes all its life, so one
-    that may no more read has another.
+    Raises ChatError FILE_NOT_FOUND, whatever is wrong with it.
     """
     grant = services.file_grants.check(signature)
     if grant is None or grant.file_id != file_id:
         raise files.not_found()
+    return await holder(services, grant, "read")
+
+
+async def holder(services: Services, grant: FileGrant, scope: Scope) -> Actor:
+    """Who acts by a grant: its user, if they are still signed in, and with no more than this scope.
+
+    Raises ChatError FILE_NOT_FOUND. Only who has the scope is given a grant, and a bot's sign-in has the same scopes
+    all its life.
+    """
     async with services.database.acquire() as conn:
         sign_in = await sign_ins.find(conn, grant.sign_in_id, grant.user_id)
     if sign_in is None or sign_in.is_revoked or not sign_in.is_active:
         raise files.not_found()
-    return Actor(sign_in.user, grant.sign_in_id, None, scopes=frozenset({"read"}))
+    return Actor(sign_in.user, grant.sign_in_id, None, scopes=frozenset({scope}))

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from gateway.actions import bots, files
+from gateway.actions.downloads import holder
 from gateway.actions.uploads import MOST_PARTS
 from gateway.actor import Actor
 from gateway.files.grants import PartGrant
@@ -17,7 +18,6 @@ from protocol.commands import AbortUpload, CompleteUpload, CreateUpload, GetUplo
 from protocol.errors import ChatError
 from protocol.events import UploadStarted
 from protocol.models import UploadedFile, UploadPart
-from storage import sign_ins
 from storage.files import StoredFile, not_found
 
 PART_SIZE = 5 * 1024 * 1024
@@ -152,18 +152,11 @@ def part_urls(services: Services, actor: Actor, file: StoredFile, numbers: Seque
 
 
 async def redeem(services: Services, file_id: UUID, number: int, signature: str) -> Actor:
-    """Who sends a part to such an address. Raises ChatError FILE_NOT_FOUND, whatever is wrong with it.
-
-    Only who could upload was given one, and a sign-in has the same scopes all its life.
-    """
+    """Who sends a part to such an address. Raises ChatError FILE_NOT_FOUND, whatever is wrong with it."""
     grant = services.part_grants.check(signature)
     if grant is None or (grant.file_id, grant.number) != (file_id, number):
         raise not_found()
-    async with services.database.acquire() as conn:
-        sign_in = await sign_ins.find(conn, grant.sign_in_id, grant.user_id)
-    if sign_in is None or sign_in.is_revoked or not sign_in.is_active:
-        raise not_found()
-    return Actor(sign_in.user, grant.sign_in_id, None, scopes=frozenset({"write"}))
+    return await holder(services, grant, "write")
 
 
 async def put_part(

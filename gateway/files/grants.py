@@ -20,10 +20,7 @@ class FileGrant(Grant, frozen=True, array_like=True):
     file_id: UUID
 
 
-class PartGrant(Grant, frozen=True, array_like=True):
-    """Lets whoever has the address send one part of an upload as this user, as long as the user stays signed in."""
+class PartGrant(FileGrant, frozen=True, array_like=True):
+    """The same for sending one part of an upload."""
 
-    user_id: UUID
-    sign_in_id: UUID
-    file_id: UUID
     number: int

@@ -18,6 +18,7 @@ import psutil  # type: ignore[import-untyped]
 from tests.e2e.bots import make_bot
 from tests.e2e.program import parley
 from tests.e2e.server import Person, Server
+from tests.e2e.test_avatars import set_avatar
 from tests.e2e.test_files import upload
 from tests.e2e.tus import BYTES, metadata
 from tests.pictures import drawn, saved
@@ -39,9 +40,13 @@ ALLOWED = {
     "elsewhere": (),
     "unsent": ("sender",),
     "half": (),
+    "avatar": (),
 }
 """Who may have a file, by where it is: in the room, sent by a member and by a former one; in another one; in none; or
-not all of it has come. Beside these everyone has one of their own, which they may have as long as they are somebody."""
+not all of it has come; or it is a user's picture, which has an address of its own.
+
+Beside these everyone has one of their own, which they may have as long as they are somebody.
+"""
 
 KINDS = (
     "file",
@@ -81,6 +86,7 @@ class World:
     people: dict[str, Person] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     before: dict[tuple[str, str], str] = field(default_factory=dict)
+    parts: dict[str, str] = field(default_factory=dict)
     room: UUID = field(default_factory=uuid4)
     busy: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
@@ -158,8 +164,10 @@ async def test_who_may_have_what(common_server: Server) -> None:
         cells = [(kind, role, relation) for kind in KINDS for role in ROLES for relation in (*ALLOWED, "own")]
         wrong = [found for found in await asyncio.gather(*(look(*cell) for cell in cells)) if found]
         assert wrong == []
-        assert len(cells) > 900
+        assert len(cells) > 1000
         await nothing_tells(seen)
+        await parts_are_for_one(seen)
+        await avatars_are_for_all(seen)
 
 
 async def nothing_tells(seen: World) -> None:
@@ -167,7 +175,7 @@ async def nothing_tells(seen: World) -> None:
     for role in ("outsider", "removed", "banned", "writing_bot", "deactivated"):
         for kind in ADDRESSES:
             never = await seen.at(kind, role, str(uuid4()))
-            for relation in ("here", "elsewhere", "unsent", "half"):
+            for relation in ("here", "elsewhere", "unsent", "half", "avatar"):
                 there = await seen.at(kind, role, seen.files[relation])
                 assert there is not None
                 assert never is not None
@@ -181,6 +189,28 @@ async def nothing_tells(seen: World) -> None:
     ]
     assert answers[0][0] == 404
     assert all(answer == answers[0] for answer in answers)
+
+
+async def parts_are_for_one(seen: World) -> None:
+    """A part goes to the address that its uploader was given, as long as they are signed in as they were."""
+    for role, url in seen.parts.items():
+        ended = role in OUT or role == "bot_that_lost_read"
+        other = seen.parts["outsider" if role != "outsider" else "sender"].partition("?")[2]
+        path = url.partition("?")[0]
+        for address, status in ((f"{path}?{other}", 404), (path, 404), (f"{url}A", 404), (url, 404 if ended else 204)):
+            assert (await seen.ask("PUT", address, data=b"half a file")).status == status, (role, address)
+        upload_id = path.split("/")[3]
+        for asker in ROLES:
+            status = 401 if asker in OUT else 200 if asker == role else 404
+            assert (await seen.ask("GET", f"/files/uploads/{upload_id}", asker)).status == status, (role, asker)
+
+
+async def avatars_are_for_all(seen: World) -> None:
+    """Who knows where a picture of a user is may have it; no file is to be had there."""
+    for role in (*ROLES, None):
+        assert (await seen.ask("GET", f"/avatars/{seen.files['avatar']}", role)).status == 200
+        for relation in ("here", "unsent", "half"):
+            assert (await seen.ask("GET", f"/avatars/{seen.files[relation]}", role)).status == 404
 
 
 @asynccontextmanager
@@ -236,6 +266,11 @@ async def share(seen: World) -> None:
     begun = {"Upload-Length": "1000", "Upload-Metadata": metadata(filename="half.png")}
     answer = await seen.ask("POST", "/files/tus", "sender", headers=TUS | begun)
     seen.files["half"] = answer.headers["Location"].rpartition("/")[2]
+    seen.files["avatar"] = (await set_avatar(seen.server, seen.people["sender"], picture)).rpartition("/")[2]
+    for role in ROLES:
+        parts = {"filename": "parts.bin", "file_size": 11}
+        started = await seen.server.data("POST", "/files", seen.people[role].token, parts)
+        seen.parts[role] = started["parts"][0]["url"]
 
 
 async def change(seen: World) -> None:
