@@ -294,7 +294,7 @@ async def change(seen: World) -> None:
 LARGE = 10 * 1024 * 1024
 """Bytes that do not all fit between a server that sends and a client that does not read."""
 
-ENDS = ("removed", "banned", "left", "signed_out", "deactivated", "in_deleted_room", "of_deleted_file")
+ENDS = ("removed", "banned", "left", "signed_out", "deactivated", "in_deleted_room", "of_deleted_file", "recalled")
 
 
 class Begun(NamedTuple):
@@ -312,32 +312,42 @@ async def test_downloads_end_with_access(common_server: Server) -> None:
     owner, stays, *gone = await server.people(2 + len(ENDS))
     people = dict(zip(ENDS, gone, strict=True))
     room, deleted = await server.chatroom(owner, stays, *gone), await server.chatroom(owner, people["in_deleted_room"])
-    here, there, regretted = [await sent(server, owner, where) for where in (room, deleted, room)]
-    theirs = {"in_deleted_room": there, "of_deleted_file": regretted}
+    here, there, regretted, recalled = [await sent(server, owner, where) for where in (room, deleted, room, room)]
+    theirs = {"in_deleted_room": there, "of_deleted_file": regretted, "recalled": recalled}
     async with AsyncExitStack() as stack:
 
         async def cut_off(end: str, begun: list[Begun]) -> None:
-            await end_access(server, end, owner, people[end], room, deleted, regretted)
+            await end_access(server, end, owner, people[end], theirs.get(end, here))
             since = time.monotonic()
             for path, token, reader, port in begun:
                 await ended(server, port, since)
                 assert await rest_of(reader) < LARGE
                 assert await asked(server, path, token) == (401 if token and end in OUT else 404)
 
-        begun = {end: await begin(stack, server, person, theirs.get(end, here)) for end, person in people.items()}
-        unharmed = await begin(stack, server, stays, here)
+        begun = {
+            end: await begin(stack, server, person, theirs.get(end, here).file_id) for end, person in people.items()
+        }
+        unharmed = await begin(stack, server, stays, here.file_id)
         await asyncio.gather(*(cut_off(end, begun[end]) for end in ENDS))
         for path, token, reader, _ in unharmed:
             assert await rest_of(reader) == LARGE
             assert await asked(server, path, token) == 200
 
 
-async def sent(server: Server, person: Person, room: UUID) -> str:
-    """A large file in a message."""
-    file_id: str = (await upload(server, person, os.urandom(LARGE)))["id"]
+class Sent(NamedTuple):
+    """A large file, and the message in which it stands."""
+
+    file_id: str
+    room: str
+    message: str
+
+
+async def sent(server: Server, person: Person, room: UUID) -> Sent:
+    """A large file in a message. The last two are addresses."""
+    file_id = (await upload(server, person, os.urandom(LARGE)))["id"]
     body = {"content": "", "attachments": [{"id": file_id}]}
-    await server.data("POST", f"/chatrooms/{room}/messages", person.token, body)
-    return file_id
+    data = await server.data("POST", f"/chatrooms/{room}/messages", person.token, body)
+    return Sent(file_id, f"/chatrooms/{room}", f"/chatrooms/{room}/messages/{data['message']['id']}")
 
 
 async def begin(stack: AsyncExitStack, server: Server, person: Person, file_id: str) -> list[Begun]:
@@ -360,25 +370,22 @@ async def begin(stack: AsyncExitStack, server: Server, person: Person, file_id: 
     return begun
 
 
-async def end_access(
-    server: Server, end: str, owner: Person, person: Person, room: UUID, deleted: UUID, file_id: str
-) -> None:
-    """What ends a download."""
-    match end:
-        case "removed":
-            await server.data("DELETE", f"/chatrooms/{room}/members/{person.id}", owner.token)
-        case "banned":
-            await server.data("PUT", f"/chatrooms/{room}/bans/{person.id}", owner.token, {})
-        case "left":
-            await server.data("POST", f"/chatrooms/{room}/leave", person.token)
-        case "signed_out":
-            await server.data("POST", "/auth/logout", person.token)
-        case "deactivated":
-            await parley(server, "users", "deactivate", person.username)
-        case "in_deleted_room":
-            await server.data("DELETE", f"/chatrooms/{deleted}", owner.token)
-        case "of_deleted_file":
-            await server.data("DELETE", f"/files/{file_id}", owner.token)
+async def end_access(server: Server, end: str, owner: Person, person: Person, theirs: Sent) -> None:
+    """What ends a person's download."""
+    requests = {
+        "removed": ("DELETE", f"{theirs.room}/members/{person.id}", owner),
+        "banned": ("PUT", f"{theirs.room}/bans/{person.id}", owner),
+        "left": ("POST", f"{theirs.room}/leave", person),
+        "signed_out": ("POST", "/auth/logout", person),
+        "in_deleted_room": ("DELETE", theirs.room, owner),
+        "of_deleted_file": ("DELETE", f"/files/{theirs.file_id}", owner),
+        "recalled": ("DELETE", theirs.message, owner),
+    }
+    if end == "deactivated":
+        await parley(server, "users", "deactivate", person.username)
+    else:
+        method, path, asker = requests[end]
+        await server.data(method, path, asker.token)
 
 
 async def ended(server: Server, port: int, since: float) -> None:
