@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from crypto import keyfile
 from crypto.keyfile import Keys
 from gateway.files.clamd import ClamdAddress, parse_address
 from protocol.addresses import Network, is_loopback, networks
-from storage.places import Place, place_of
+from storage.places import Bucket, Place, place_of
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -71,6 +71,12 @@ class Config:
         "PARLEY_BLOBS",
         None,
         "where files' bytes are: `file:` and a directory, or `s3://bucket/prefix`; not set, `files` in PARLEY_DATA",
+    )
+    blobs_direct: str = setting(
+        "PARLEY_BLOBS_DIRECT",
+        "no",
+        "`yes`: clients send parts of files to S3 themselves. Such files are **not sealed** there: S3, and who may read"
+        " the bucket, see what is in them",
     )
     clamd: str | None = setting(
         "PARLEY_CLAMD",
@@ -251,12 +257,17 @@ class Config:
     @property
     def blob_place(self) -> Place:
         """Where the bytes of files are. Raises ConfigError."""
-        if self.blobs is None:
-            return self.data / "files"
         try:
-            return place_of(self.blobs)
+            place = self.data / "files" if self.blobs is None else place_of(self.blobs)
         except ValueError as error:
             raise ConfigError(f"PARLEY_BLOBS is no place for files: {error}") from None
+        if self.blobs_direct not in ("yes", "no"):
+            raise ConfigError(f"PARLEY_BLOBS_DIRECT is {self.blobs_direct!r}; it can be yes or no")
+        if self.blobs_direct == "no":
+            return place
+        if not isinstance(place, Bucket):
+            raise ConfigError("PARLEY_BLOBS_DIRECT is yes, and PARLEY_BLOBS is a directory; it has to be s3://…")
+        return replace(place, direct=True)
 
     @property
     def spool(self) -> Path:

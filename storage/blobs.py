@@ -16,10 +16,13 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 from uuid import UUID, uuid4
 
 from protocol.errors import ChatError
+
+if TYPE_CHECKING:
+    from storage.s3_multipart import Multipart
 
 T = TypeVar("T")
 
@@ -47,6 +50,9 @@ class Blobs(Protocol):
 
     reachable: bool | None
     """Whether it answered when it was last looked at; None where nothing lies between."""
+
+    multipart: Multipart | None
+    """By which clients send parts of files there themselves; None where they may not."""
 
     def spool(self) -> Path:
         """A new path beside the blobs, for bytes that are on their way in."""
@@ -138,6 +144,7 @@ class Directory:
     def __init__(self, root: Path) -> None:
         self._root = root
         self.reachable: bool | None = None
+        self.multipart: Multipart | None = None
         self._hands = Hands(root / _SPOOL)
         self.spool = self._hands.spool
         self.run = self._hands.run

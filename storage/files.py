@@ -20,12 +20,20 @@ Purpose = Literal["file", "avatar"]
 Variant = Literal["whole", "small", "large"]
 
 
+class Direct(Struct, frozen=True):
+    """Bytes that a client sends to S3 itself: the blob that they become, and S3's name for the upload."""
+
+    blob_id: UUID
+    upload_id: str
+
+
 class Description(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is sealed of a file. Later fields get defaults, so that old rows still open.
 
     `parts` are the sizes of the file's parts: one that is missing, or too many, is noticed. `encrypted` says that the
     client has sealed the file, so that nothing can be known of what is in it. `refused` is why there is no picture.
-    `metadata` is what the client has said in Upload-Metadata (tus 1.0), which it may ask for.
+    `metadata` is what the client has said in Upload-Metadata (tus 1.0), which it may ask for. `direct` says that the
+    client has sent its bytes to S3 itself: they are not sealed.
     """
 
     name: str
@@ -40,6 +48,7 @@ class Description(Struct, frozen=True, kw_only=True, omit_defaults=True):
     large: int | None = None
     refused: str | None = None
     metadata: str = ""
+    direct: Direct | None = None
 
 
 class StoredFile(Struct, frozen=True, kw_only=True):

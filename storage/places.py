@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, urlsplit
+from uuid import UUID
 
 from storage.blobs import Blobs, Directory
 
 TIMEOUT = 10.0
 """Seconds that S3 may be silent, unless the setting says otherwise."""
+
+_BLOB = re.compile("[0-9a-f]{32}")
 
 OPTIONS = ("endpoint_url", "region", "timeout")
 
@@ -19,7 +23,8 @@ OPTIONS = ("endpoint_url", "region", "timeout")
 class Bucket:
     """A bucket, or what is below a `prefix` in it (empty, or ending with a slash). `timeout` is in seconds.
 
-    `endpoint_url` is where it is, of a storage that is not Amazon's. Credentials are the environment's.
+    `endpoint_url` is where it is, of a storage that is not Amazon's. Credentials are the environment's. `direct` says
+    that clients may send parts of files there themselves.
     """
 
     name: str
@@ -27,6 +32,16 @@ class Bucket:
     endpoint_url: str | None = None
     region: str | None = None
     timeout: float = TIMEOUT
+    direct: bool = False
+
+    def key_of(self, blob_id: UUID) -> str:
+        """What a blob is called there."""
+        return self.prefix + blob_id.hex
+
+    def blob_of(self, key: str) -> UUID | None:
+        """The blob that is called so; None for what is not ours."""
+        name = key.removeprefix(self.prefix)
+        return UUID(hex=name) if _BLOB.fullmatch(name) else None
 
 
 Place = Path | Bucket

@@ -28,6 +28,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from protocol.errors import ChatError
 from storage.blobs import PAGE, RETRY_SECONDS, BlobMissing, Hands
 from storage.places import Bucket
+from storage.s3_multipart import Multipart
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,6 @@ LOOK_SECONDS = 10.0
 
 _RANGE = re.compile(r"bytes (?P<start>\d+)-\d+/(?P<size>\d+)")
 """Content-Range (RFC 9110, 14.4)."""
-
-_BLOB = re.compile("[0-9a-f]{32}")
 
 
 class _Wrong(Exception):
@@ -76,6 +75,7 @@ class S3Blobs:
         self._closing = closing
         self._bucket = bucket
         self._hands = Hands(spool)
+        self.multipart = Multipart(client, bucket, self._answered) if bucket.direct else None
         self.reachable: bool | None = True
         self.spool = self._hands.spool
         self.run = self._hands.run
@@ -142,7 +142,7 @@ class S3Blobs:
 
     async def delete(self, blob_ids: Iterable[UUID]) -> None:
         """As many at once as S3 takes."""
-        keys = [{"Key": self._key(blob_id)} for blob_id in blob_ids]
+        keys = [{"Key": self._bucket.key_of(blob_id)} for blob_id in blob_ids]
         for at in range(0, len(keys), PAGE):
             await self._answered("delete", self._delete(keys[at : at + PAGE]))
 
@@ -169,8 +169,7 @@ class S3Blobs:
 
     def _listed(self, item: Any, before: datetime) -> UUID | None:
         """The blob that an object is; None for one that is too young, or not ours."""
-        name = item["Key"].removeprefix(self._bucket.prefix)
-        return UUID(hex=name) if _BLOB.fullmatch(name) and item["LastModified"] < before else None
+        return self._bucket.blob_of(item["Key"]) if item["LastModified"] < before else None
 
     async def close(self) -> None:
         """Ends threads and connections."""
@@ -201,14 +200,12 @@ class S3Blobs:
             await asyncio.sleep(LOOK_SECONDS)
 
     def _named(self, blob_id: UUID) -> dict[str, str]:
-        return {"Bucket": self._bucket.name, "Key": self._key(blob_id)}
-
-    def _key(self, blob_id: UUID) -> str:
-        return self._bucket.prefix + blob_id.hex
+        return {"Bucket": self._bucket.name, "Key": self._bucket.key_of(blob_id)}
 
 
 def _config(bucket: Bucket) -> AioConfig:
     return AioConfig(
+        signature_version="s3v4",
         connect_timeout=min(CONNECT_SECONDS, bucket.timeout),
         read_timeout=bucket.timeout,
         retries={"total_max_attempts": ATTEMPTS, "mode": "standard"},

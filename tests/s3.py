@@ -17,7 +17,9 @@ from aiohttp import web
 
 from tests.ports import free_port
 
-Fault = Literal["error", "hang", "truncate", "wrong etag", "wrong range"]
+Fault = Literal["error", "hang", "truncate", "lost answer", "wrong etag", "wrong range"]
+
+ERROR = "<Error><Code>InternalError</Code></Error>"
 
 
 class Moto:
@@ -110,7 +112,7 @@ class Spoiler:
             await self._over.wait()
             return web.Response(status=503)
         if fault == "error":
-            return web.Response(status=500, text="<Error><Code>InternalError</Code></Error>")
+            return web.Response(status=500, text=ERROR)
         return await self._answer(request, fault)
 
     def _fault(self, method: str) -> Fault | None:
@@ -130,6 +132,8 @@ class Spoiler:
         async with self._http.request(request.method, url, headers=headers, data=BytesIO(body)) as answer:
             data = await answer.read()
             response = web.StreamResponse(status=answer.status, headers=answer.headers)
+        if fault == "lost answer":
+            return web.Response(status=500, text=ERROR)
         if fault == "wrong etag":
             response.headers["ETag"] = '"00000000000000000000000000000000"'
         if fault == "wrong range":
@@ -168,6 +172,11 @@ class S3:
         space = {"s3": "http://s3.amazonaws.com/doc/2006-03-01/"}
         found = listing.findall("s3:Contents", space)
         return {item.findtext("s3:Key", "", space): int(item.findtext("s3:Size", "", space)) for item in found}
+
+    async def uploads(self) -> int:
+        """How many multipart uploads are under way."""
+        listing = ET.fromstring(await self._call("GET", "?uploads"))
+        return len(listing.findall("s3:Upload", {"s3": "http://s3.amazonaws.com/doc/2006-03-01/"}))
 
     async def get(self, key: str) -> bytes:
         """What is in an object."""

@@ -26,7 +26,7 @@ from protocol.errors import ChatError
 from protocol.models import Attachment, FileReference, UploadedFile
 from storage import files, rooms
 from storage.database import Connection
-from storage.files import Description, Status, StoredFile, Usage
+from storage.files import Description, Direct, Status, StoredFile, Usage
 
 NAME_BYTES = 255
 """Bytes of UTF-8 in a file's name: what file systems take."""
@@ -84,8 +84,8 @@ def check_digest(announced: bytes | None, digest: bytes) -> None:
 
 
 def is_refused_for_good(file: StoredFile, error: ChatError) -> bool:
-    """Whether an upload cannot become a file any more. Parts that are missing or wrong can still be sent."""
-    if file.part_size is not None and error.code == "FILE_UPLOAD_FAILED":
+    """Whether an upload cannot become a file any more. Parts that are missing or wrong can still be sent, but to S3."""
+    if file.part_size is not None and file.description.direct is None and error.code == "FILE_UPLOAD_FAILED":
         return False
     return not error.kind.retryable and error.code not in ("FILE_NOT_FOUND", "UPLOAD_OFFSET_MISMATCH")
 
@@ -104,7 +104,13 @@ def check_quota(config: Config, used: Usage, size: int) -> None:
 
 
 async def begin_upload(
-    services: Services, actor: Actor, command: CreateUpload, *, metadata: str = "", part_size: int | None = None
+    services: Services,
+    actor: Actor,
+    command: CreateUpload,
+    *,
+    metadata: str = "",
+    part_size: int | None = None,
+    direct: Direct | None = None,
 ) -> Upload:
     """Makes room for a file. Raises ChatError FILE_TOO_LARGE, FILE_QUOTA_EXCEEDED, CHATROOM_NOT_FOUND and others."""
     bots.check_scope(actor, command)
@@ -122,7 +128,9 @@ async def begin_upload(
         received=0,
         key=new_key(),
         part_size=part_size,
-        description=Description(name=clean_name(command.filename), encrypted=command.encrypted, metadata=metadata),
+        description=Description(
+            name=clean_name(command.filename), encrypted=command.encrypted, metadata=metadata, direct=direct
+        ),
         created_at=datetime.now(UTC),
         updated_at=datetime.now(UTC),
         expires_at=datetime.now(UTC) + timedelta(seconds=life) if life else None,

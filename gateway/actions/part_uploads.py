@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, Mapping, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
-from gateway.actions import bots, files
+from gateway.actions import bots, direct_uploads, files
 from gateway.actions.downloads import holder
 from gateway.actions.uploads import MOST_PARTS
 from gateway.actor import Actor
@@ -56,11 +56,11 @@ def check_announced(announced: int | None, size: int) -> None:
         raise ChatError("FILE_UPLOAD_FAILED", f"This part has {size} bytes.", details={"size": size})
 
 
-def check_no_part_is_missing(upload: Upload) -> None:
-    """Every part has come."""
-    missing = set(range(1, part_count(upload.file) + 1)) - {part.number for part in upload.parts}
+def check_parts(file: StoredFile, there: Mapping[int, int]) -> None:
+    """Every part has come, and has its size."""
+    missing = [number for number in range(1, part_count(file) + 1) if there.get(number) != size_of_part(file, number)]
     if missing:
-        raise ChatError("FILE_UPLOAD_FAILED", "Parts are missing.", details={"missing": sorted(missing)[:PAGE]})
+        raise ChatError("FILE_UPLOAD_FAILED", "Parts are missing.", details={"missing": missing[:PAGE]})
 
 
 # --- use-cases -------------------------------------------------------------------------------
@@ -71,7 +71,11 @@ async def create_upload(services: Services, actor: Actor, command: CreateUpload)
     if command.file_size is None:
         raise ChatError("VALIDATION_REQUIRED_FIELD", "file_size is missing.", details={"field": "file_size"})
     with services.metrics.files.refusals_of_uploads():
-        upload = await files.begin_upload(services, actor, command, part_size=part_size_for(command.file_size))
+        part_size = part_size_for(command.file_size)
+        if command.file_size and services.files.blobs.multipart is not None:
+            upload = await direct_uploads.begin(services, actor, command, part_size)
+        else:
+            upload = await files.begin_upload(services, actor, command, part_size=part_size)
     return await _told(services, actor, upload, 0, PAGE)
 
 
@@ -88,10 +92,21 @@ async def complete_upload(services: Services, actor: Actor, command: CompleteUpl
     upload = await _find(services, actor, command.file_id)
     if upload.file.status != "uploading":
         return files.uploaded_file(upload.file)
-    check_no_part_is_missing(upload)
+    if upload.file.description.direct is None:
+        check_parts(upload.file, _there(upload))
+    else:
+        await _join(services, upload)
     sha256 = None if command.sha256 is None else bytes.fromhex(command.sha256)
     with services.metrics.files.finishing():
         return await files.finish_upload(services, actor, upload, sha256=sha256)
+
+
+async def _join(services: Services, upload: Upload) -> None:
+    """Makes one blob of parts that are in S3, unless a request before this one has."""
+    if (sent := await direct_uploads.sent(services, upload)) is not None:
+        check_parts(upload.file, {part.number: part.size for part in sent})
+        await direct_uploads.join(services, upload, sent)
+    await direct_uploads.check_there(services, upload)
 
 
 async def abort_upload(services: Services, actor: Actor, command: AbortUpload) -> None:
@@ -112,17 +127,17 @@ async def _find(services: Services, actor: Actor, file_id: UUID) -> Upload:
 async def _told(services: Services, actor: Actor, upload: Upload, after: int, limit: int) -> UploadStarted:
     file = upload.file
     assert file.part_size is not None
+    there = await _received(services, upload)
     count = part_count(file)
     numbers = range(after + 1, min(after + limit, count) + 1)
-    expires_at = int(time.time()) + URL_LIFE
-    urls = part_urls(services, actor, file, numbers, expires_at)
-    there = {part.number for part in upload.parts}
+    expires_at = int(time.time()) + (URL_LIFE if file.description.direct is None else direct_uploads.URL_LIFE)
+    urls = await part_urls(services, actor, file, numbers, expires_at)
     return UploadStarted(
         fid=file.id,
         file_size=file.size,
         part_size=file.part_size,
         part_count=count,
-        received=upload.received,
+        received=sum(there.values()),
         expires_at=datetime.fromtimestamp(expires_at, UTC),
         parts=tuple(
             UploadPart(number=number, size=size_of_part(file, number), url=url, received=number in there)
@@ -132,11 +147,29 @@ async def _told(services: Services, actor: Actor, upload: Upload, after: int, li
     )
 
 
+async def _received(services: Services, upload: Upload) -> dict[int, int]:
+    """The sizes of the parts that are there, by their numbers."""
+    if upload.file.description.direct is None:
+        return _there(upload)
+    sent = await direct_uploads.sent(services, upload)
+    if sent is None:
+        return {number: size_of_part(upload.file, number) for number in range(1, part_count(upload.file) + 1)}
+    return {part.number: part.size for part in sent}
+
+
+def _there(upload: Upload) -> dict[int, int]:
+    return {part.number: part.size for part in upload.parts}
+
+
 # --- addresses of parts ----------------------------------------------------------------------
 
 
-def part_urls(services: Services, actor: Actor, file: StoredFile, numbers: Sequence[int], expires_at: int) -> list[str]:
+async def part_urls(
+    services: Services, actor: Actor, file: StoredFile, numbers: Sequence[int], expires_at: int
+) -> list[str]:
     """Where parts are to be sent: the one place that decides it."""
+    if file.description.direct is not None:
+        return await direct_uploads.urls(services, file, {number: size_of_part(file, number) for number in numbers})
 
     def url(number: int) -> str:
         grant = PartGrant(

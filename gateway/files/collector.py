@@ -78,6 +78,9 @@ class Collector:
 
         Raises ChatError when the database, or the place of blobs, is away.
         """
+        if self._blobs.multipart is not None:
+            # Their rows are gone by then: nothing comes past us that could make them younger.
+            await self._blobs.multipart.clear(self._unused_for.total_seconds() + AGE)
         return Swept(
             unused=await self.collect(),
             expired=await self.expire(),

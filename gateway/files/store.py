@@ -209,6 +209,8 @@ class FileStore:
             blobs = await uploads.drop(conn, upload.file.id)
         with contextlib.suppress(ChatError):
             await self.blobs.delete(blobs)
+            if (direct := upload.file.description.direct) and self.blobs.multipart is not None:
+                await self.blobs.multipart.abort(direct.blob_id, direct.upload_id)
 
     async def keep_picture(self, file: StoredFile, variant: Variant, data: bytes) -> Part:
         """Keeps a picture of a file; a row has to name it then."""

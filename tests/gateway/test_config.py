@@ -181,3 +181,14 @@ def test_no_place_for_files(blobs: str) -> None:
     with pytest.raises(ConfigError, match=r"^PARLEY_BLOBS is no place for files: ") as raised:
         Config.from_env({"PARLEY_BLOBS": blobs})
     assert "planted-secret" not in str(raised.value)
+
+
+def test_direct_uploads_go_to_a_bucket() -> None:
+    """They are for S3 alone, and only where they are asked for."""
+    assert Config.from_env({"PARLEY_BLOBS": "s3://bucket", "PARLEY_BLOBS_DIRECT": "yes"}).blob_place == Bucket(
+        "bucket", direct=True
+    )
+    with pytest.raises(ConfigError, match=r"^PARLEY_BLOBS_DIRECT is yes, and PARLEY_BLOBS is a directory"):
+        Config.from_env({"PARLEY_BLOBS_DIRECT": "yes"})
+    with pytest.raises(ConfigError, match=r"^PARLEY_BLOBS_DIRECT is 'perhaps'"):
+        Config.from_env({"PARLEY_BLOBS": "s3://bucket", "PARLEY_BLOBS_DIRECT": "perhaps"})

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -14,8 +17,10 @@ import pytest
 from protocol.errors import ChatError
 from storage import blobs as blobs_module
 from storage.blobs import BlobMissing, Blobs
-from storage.places import open_blobs, place_of
+from storage.places import Bucket, open_blobs, place_of
 from tests.s3 import S3
+
+YEAR = 365 * 86_400
 
 
 @pytest.fixture(params=["directory", "s3"])
@@ -139,3 +144,26 @@ async def test_what_is_kept_is_not_spooled(blobs: Blobs) -> None:
     with pytest.raises(ChatError):
         await blobs.keep(uuid4(), path)
     assert list(path.parent.iterdir()) == []
+
+
+def test_who_has_no_bucket_does_without() -> None:
+    """A server whose files are in a directory does not load what only S3 needs."""
+    code = "import sys, gateway.__main__; sys.exit(any(name.endswith('botocore') for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], timeout=100, check=False).returncode == 0
+
+
+async def test_uploads_that_were_left(s3: S3, tmp_path: Path) -> None:
+    """Multipart uploads that were begun long ago are dropped, and no others; nothing is left of them."""
+    place = place_of(s3.setting())
+    assert isinstance(place, Bucket)
+    blobs = await open_blobs(replace(place, direct=True), tmp_path)
+    assert blobs.multipart is not None
+    begun = {blob_id: await blobs.multipart.begin(blob_id) for blob_id in (uuid4(), uuid4())}
+    assert await blobs.multipart.clear(50 * YEAR) == 0  # moto says of all that they were begun in 2010
+    assert await s3.uploads() == 2
+    assert await blobs.multipart.clear(3_600) == 2
+    assert await s3.uploads() == 0
+    for blob_id, upload_id in begun.items():
+        assert await blobs.multipart.parts(blob_id, upload_id) is None
+        await blobs.multipart.abort(blob_id, upload_id)
+    await blobs.close()
