@@ -101,8 +101,13 @@ class Hands:
 
     async def run(self, work: Callable[[], T]) -> T:
         """Does work in a thread. Raises ChatError where there is no room."""
+        done = asyncio.get_running_loop().run_in_executor(self._threads, work)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            # A thread cannot be cancelled, and whoever clears up must not meet it at work.
+            await asyncio.wait([done])
+            raise
         except OSError as error:
             raise refusal(error) from error
 

@@ -101,8 +101,13 @@ async def start(
 
 
 async def look(services: Services, actor: Actor, file_id: UUID) -> Progress:
-    """How far an upload is. One that is whole is a file when this returns."""
+    """How far an upload is. One that is whole is a file when this returns.
+
+    Whoever asks has lost their line, and perhaps we have not noticed: what it brought counts.
+    """
     upload = await _find(services, actor, file_id)
+    if await services.files.arrivals.end_silent(file_id):
+        upload = await _find(services, actor, file_id)
     return await _settle(services, actor, upload, length_of(upload, None))
 
 
@@ -155,7 +160,8 @@ async def _set_length(services: Services, actor: Actor, file: StoredFile, length
 async def _receive(services: Services, upload: Upload, body: AsyncIterable[bytes], announced: Announced) -> None:
     most = files.most_bytes(services.config) if announced.length is None else announced.length
     checksum = None if announced.checksum is None else Checksum(*announced.checksum)
-    await services.files.receive(upload, body, most, resumable=True, checksum=checksum)
+    with services.files.arrivals.arriving(upload.file.id, body) as arriving:
+        await services.files.receive(upload, arriving, most, resumable=True, checksum=checksum)
 
 
 async def _settle(services: Services, actor: Actor, upload: Upload, length: int | None) -> Progress:

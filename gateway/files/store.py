@@ -15,6 +15,7 @@ from uuid_utils.compat import uuid4
 
 from crypto.file_sealing import PartSeal
 from crypto.sealing import MasterKeys, SealBroken
+from gateway.files.arriving import Arrivals
 from gateway.files.checksum import Checksum
 from gateway.files.parts import PartWriter, write_part
 from gateway.files.reading import Reading
@@ -63,6 +64,7 @@ class FileStore:
         self._database = database
         self._master = master
         self._known: OrderedDict[UUID, StoredFile] = OrderedDict()
+        self.arrivals = Arrivals()
 
     def replace(self, master: MasterKeys) -> None:
         """Takes rotated master keys."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -48,6 +50,26 @@ async def _read(blobs: Blobs, blob_id: UUID, start: int, length: int) -> bytes:
 async def _listed(blobs: Blobs, age: float = -10.0) -> list[UUID]:
     """All of them; ten seconds from now, since a file system's times are coarse, and a listing's whole seconds."""
     return [blob_id async for page in blobs.listed(age) for blob_id in page]
+
+
+async def test_who_is_cancelled_waits_for_the_thread(blobs: Blobs) -> None:
+    """What a thread works on is left alone until it has ended, also by whoever was cancelled meanwhile."""
+    may_end, ended = threading.Event(), False
+
+    def work() -> None:
+        nonlocal ended
+        may_end.wait(60)
+        ended = True
+
+    task = asyncio.create_task(blobs.run(work))
+    await asyncio.sleep(0)
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=0.1)
+    assert not done
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended
 
 
 async def test_ranges(blobs: Blobs) -> None:
