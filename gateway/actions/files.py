@@ -183,7 +183,7 @@ async def _finish(
         check_size_of_type(services.config, upload.received, file_type)
         description = structs.replace(description, file_type=file_type)
     description, kept = await add_previews(services, upload, description)
-    status: Status = "scanning" if services.scanner and not description.encrypted else "ready"
+    status: Status = "scanning" if services.scanner else "ready"
     file = structs.replace(
         upload.file, status=status, size=upload.received, chatroom_id=chatroom_id, description=description
     )

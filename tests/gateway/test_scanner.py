@@ -78,12 +78,12 @@ async def test_verdicts(world: ScannedWorld) -> None:
         await world.send(bad)
 
 
-async def test_a_sealed_file_is_not_scanned(world: ScannedWorld) -> None:
-    """Nothing can be found in what a client has sealed."""
+async def test_a_file_that_is_said_to_be_sealed(world: ScannedWorld) -> None:
+    """It is scanned like any other: whether it is sealed is only what its sender says."""
     file_id = await world.upload(EICAR, encrypted=True)
     await world.scanner.scan_all()
-    assert await world.read(world.ann, file_id) == EICAR
-    assert world.clamd.seen == []
+    with pytest.raises(ChatError, match="FILE_REJECTED"):
+        await world.read(world.ann, file_id)
 
 
 async def test_settled_and_not_told(world: ScannedWorld) -> None:
