@@ -33,6 +33,8 @@ class FakeClamd:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             writer.write(await self._answer(reader))
             await writer.drain()
+            while await reader.read(65_536):  # it takes and forgets what comes behind its answer
+                pass
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()

@@ -47,6 +47,19 @@ async def test_verdicts(pieces: tuple[bytes, ...], verdict: Verdict) -> None:
             assert clamd.seen == [sha256(b"".join(pieces)).digest()]
 
 
+async def test_what_has_no_end() -> None:
+    """Nothing more is sent once the answer is there."""
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(100_000)
+
+    async with running_clamd() as (clamd, port):
+        clamd.limit = 1_000_000
+        async with asyncio.timeout(60):
+            assert await at(port).scan(endless()) == "too_large"
+
+
 @pytest.mark.parametrize("mode", ["cut", "nonsense"])
 async def test_no_verdict(mode: Mode) -> None:
     """A connection that breaks and an error of clamd's own are no verdict."""

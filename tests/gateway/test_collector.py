@@ -195,6 +195,20 @@ async def test_a_send_comes_first(world: World) -> None:
     assert await world.collector.collect() == 1
 
 
+async def test_abandoned_while_it_is_sent(world: World) -> None:
+    """Who drops a file that is just being sent waits for the outcome: it is in the message, and stays."""
+    file_id = await world.upload()
+    await world.node.services.files.remember([file_id])
+    async with world.db.transaction() as conn:
+        await conn.execute("LOCK TABLE message_files IN SHARE MODE")
+        sending = asyncio.create_task(world.send(file_id))
+        await until_waiting(world.db, 1)
+        abandoning = asyncio.create_task(world.node.services.files.abandon([file_id]))
+        await until_waiting(world.db, 2)
+    await asyncio.gather(sending, abandoning)
+    assert await world.read(world.bob, file_id) == b"some bytes"
+
+
 async def test_the_collector_comes_first(world: World) -> None:
     """A send that meets a file which is being removed waits for the outcome: the file is not found."""
     file_id = await world.upload(days=2)
@@ -202,16 +216,19 @@ async def test_the_collector_comes_first(world: World) -> None:
     async with world.db.transaction() as conn:
         await files_clearing.remove_unused(conn, [file_id], HOUR)
         sending = asyncio.create_task(world.send(file_id))
-        async with asyncio.timeout(60):
-            while not await _waits_for_a_lock(world.db):
-                await asyncio.sleep(0.01)
+        await until_waiting(world.db, 1)
     with pytest.raises(ChatError, match="FILE_NOT_FOUND"):
         await sending
 
 
-async def _waits_for_a_lock(db: Database) -> bool:
-    async with db.acquire() as conn:
-        return bool(await conn.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"))
+async def until_waiting(db: Database, count: int) -> None:
+    """Until so many wait for locks."""
+    async with asyncio.timeout(60):
+        while True:
+            async with db.acquire() as conn:
+                if await conn.fetchval("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted") >= count:
+                    return
+            await asyncio.sleep(0.01)
 
 
 async def test_two_collectors_and_many_sends(world: World) -> None:

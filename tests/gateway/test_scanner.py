@@ -20,7 +20,7 @@ from storage import events, scans
 from storage.database import Database
 from tests.clamd import EICAR, FakeClamd, running_clamd
 from tests.e2e.node import running_node
-from tests.gateway.test_collector import World
+from tests.gateway.test_collector import World, until_waiting
 
 
 class ScannedWorld(World):
@@ -127,9 +127,9 @@ async def test_sent_while_it_is_settled(world: ScannedWorld) -> None:
     async with world.db.transaction() as conn:
         await conn.execute("LOCK TABLE message_files IN SHARE MODE")
         sending = asyncio.create_task(world.send(file_id))
-        await _until_waiting(world.db, 1)
+        await until_waiting(world.db, 1)
         settling = asyncio.create_task(world.node.services.files.settle_scan(file_id, "ready"))
-        await _until_waiting(world.db, 2)
+        await until_waiting(world.db, 2)
     await asyncio.gather(sending, settling)
     assert await world.statuses() == [["scanning"]]
     await world.scanner.scan_all()
@@ -144,21 +144,11 @@ async def test_settled_while_it_is_sent(world: ScannedWorld) -> None:
     async with world.db.transaction() as conn:
         await scans.settle(conn, file_id, "ready")
         sending = asyncio.create_task(world.send(file_id))
-        await _until_waiting(world.db, 1)
+        await until_waiting(world.db, 1)
     await sending
     assert await world.statuses() == [["ready"]]
     await world.scanner.scan_all()
     assert await world.told() == []
-
-
-async def _until_waiting(db: Database, count: int) -> None:
-    """Until so many wait for locks."""
-    async with asyncio.timeout(60):
-        while True:
-            async with db.acquire() as conn:
-                if await conn.fetchval("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted") >= count:
-                    return
-            await asyncio.sleep(0.01)
 
 
 async def test_claims(world: ScannedWorld) -> None:
