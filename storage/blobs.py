@@ -11,6 +11,8 @@ import contextlib
 import errno
 import os
 import re
+import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +33,11 @@ RETRY_SECONDS = 5.0
 
 THREADS = 2
 """Threads that read, write and seal. More would take turns from the event loop, which chat lives on."""
+
+NICE = 10
+"""How much these threads stand back (sched(7)): with the same weight as the event loop, on a core that is full, they
+have it wait for its turn at each of the steps of a message.
+"""
 
 PAGE = 1_000
 """Blobs that are listed at once; as many as S3 lists."""
@@ -92,7 +99,7 @@ class Hands:
 
     def __init__(self, spool: Path) -> None:
         self._spool = spool
-        self._threads = ThreadPoolExecutor(THREADS, "parley-files")
+        self._threads = ThreadPoolExecutor(THREADS, "parley-files", _yield_to_chat)
         spool.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def spool(self) -> Path:
@@ -118,6 +125,12 @@ class Hands:
     def close(self) -> None:
         """Ends the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _yield_to_chat() -> None:
+    """Linux alone lets a thread have a niceness of its own (setpriority(2), notes)."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 def refusal(error: OSError) -> ChatError:
