@@ -10,10 +10,13 @@ import contextlib
 import logging
 import os
 import signal
+import subprocess
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Literal, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from subprocess import PIPE
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -21,6 +24,10 @@ from msgspec import Struct
 from protocol.errors import ChatError
 
 T = TypeVar("T")
+
+Process = subprocess.Popen[bytes]
+
+Do = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 log = logging.getLogger(__name__)
 
@@ -132,65 +139,96 @@ class Pictures:
 
     async def _run(self, command: Sequence[str], body: AsyncIterator[bytes]) -> tuple[bytes, int]:
         """What a process said, and how it ended."""
-        process = await _start(command)
-        try:
-            async with asyncio.timeout(self._deadline):
-                await _feed(process, body)
-                return await _said(process), await process.wait()
-        except TimeoutError:
-            log.warning("a picture took too long to be opened")
-            raise ChatError("IMAGE_TOO_LARGE") from None
-        finally:
-            await _end(process)
+        process = _start(command)
+        # One thread: what is still under way when this is cancelled ends before the pipes are closed.
+        with _thread() as do:
+            try:
+                async with asyncio.timeout(self._deadline):
+                    await _feed(do, process, body)
+                    said: tuple[bytes, int] = await do(partial(_said, process))
+                    return said
+            except TimeoutError:
+                log.warning("a picture took too long to be opened")
+                raise ChatError("IMAGE_TOO_LARGE") from None
+            finally:
+                process.kill()  # nothing, where it has ended
+                await asyncio.shield(do(partial(_close, process)))
 
 
-async def _start(command: Sequence[str]) -> Process:
-    """Without our settings, in which keys may be. It finds the modules that we found."""
+@contextlib.contextmanager
+def _thread() -> Iterator[Do]:
+    """Does work that may have to wait, one thing after the other."""
+    thread = ThreadPoolExecutor(1, "parley-picture")
+    try:
+        yield partial(asyncio.get_running_loop().run_in_executor, thread)
+    finally:
+        thread.shutdown(wait=False)
+
+
+async def _feed(do: Do, process: Process, body: AsyncIterator[bytes]) -> None:
+    """Gives it the picture. It may have ended before it had all, and then says why."""
+    async for piece in body:
+        if not await do(partial(_gave, process, piece)):
+            break
+
+
+def _start(command: Sequence[str]) -> Process:
+    """Without our settings, in which keys may be. It finds the modules that we found.
+
+    uvloop would fork, and copy the tables of all our memory meanwhile; subprocess has vfork(2).
+    """
     environment = {
         "PYTHONPATH": os.pathsep.join(entry or os.curdir for entry in sys.path),
         # Else glibc reserves address space for each of a processor's cores.
         "MALLOC_ARENA_MAX": "1",
     }
     try:
-        return await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment)
+        return subprocess.Popen(  # noqa: S603  # our own program
+            command, stdin=PIPE, stdout=PIPE, stderr=subprocess.DEVNULL, env=environment, bufsize=0
+        )
     except OSError as error:
         log.error("no process can be started for a picture", extra={"reason": str(error)})
         raise _busy() from error
 
 
-async def _feed(process: Process, body: AsyncIterator[bytes]) -> None:
-    """Gives it the picture. It may have ended before it had all, and then says why."""
+# --- in threads ------------------------------------------------------------------------------
+
+
+def _gave(process: Process, piece: bytes) -> bool:
+    """Whether it took a piece."""
     assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        async for piece in body:
-            process.stdin.write(piece)
-            await process.stdin.drain()
-    process.stdin.close()
+    left = memoryview(piece)
+    try:
+        while left:
+            left = left[process.stdin.write(left) :]
+    except BrokenPipeError:
+        return False
+    return True
 
 
-async def _said(process: Process) -> bytes:
+def _said(process: Process) -> tuple[bytes, int]:
+    """All it says when it has all, or a little more than it may, and how it ended."""
+    assert process.stdin is not None
     assert process.stdout is not None
+    process.stdin.close()
     said = bytearray()
-    while piece := await process.stdout.read(65_536):
+    while piece := process.stdout.read(65_536):
         said += piece
         if len(said) > ANSWER:
-            _kill(process)
-    return bytes(said)
+            process.kill()
+    return bytes(said), process.wait()
 
 
-async def _end(process: Process) -> None:
-    """Nothing is left of it. asyncio takes its end for granted only when its output was read to the end."""
+def _close(process: Process) -> None:
+    """Nothing is left of it."""
     assert process.stdin is not None
+    assert process.stdout is not None
     process.stdin.close()
-    if process.returncode is None:
-        _kill(process)
-        await _said(process)
-        await process.wait()
+    process.stdout.close()
+    process.wait()
 
 
-def _kill(process: Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
+# --- what it said ----------------------------------------------------------------------------
 
 
 def _read(output: bytes, status: int, shape: type[T]) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from hashlib import sha256
 from io import BytesIO
 from typing import Any
@@ -189,6 +190,37 @@ async def test_a_chatrooms_avatar(common_server: Server, crowd: list[Person]) ->
     assert [(await get(server, url))[0] for url in (second, own)] == [404, 200]
     await server.data("DELETE", OWN, bob.token)
     assert kept(server) - others == set()
+
+
+async def test_a_right_that_ends_meanwhile(common_server: Server, crowd: list[Person]) -> None:
+    """Who is no moderator any more when the picture has come does not set it, and nothing is left of it."""
+    server, (ann, bob, *_) = common_server, crowd
+    room = await server.chatroom(ann, bob)
+    role = f"/chatrooms/{room}/members/{bob.id}"
+    await server.data("PUT", role, ann.token, {"role": "moderator"})
+    others, rest = kept(server), asyncio.Event()
+    data = saved(drawn(600, 400), "PNG", compress_level=0)
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield data[:300_000]
+        await rest.wait()
+        yield data[300_000:]
+
+    form = aiohttp.FormData()
+    form.add_field("file", slowly(), filename="me.png", content_type="image/png")
+    async with aiohttp.ClientSession() as http:
+        path = f"{server.http}/chatrooms/{room}/avatar"
+        sending = asyncio.create_task(http.post(path, data=form, headers=signed(bob)))
+        async with asyncio.timeout(60):
+            while not any((server.directory / "data" / "files" / "spool").iterdir()):
+                await asyncio.sleep(0.01)
+        await server.data("PUT", role, ann.token, {"role": "member"})
+        rest.set()
+        async with await sending as answer:
+            body = await answer.json()
+    assert (answer.status, body["error"]["code"]) == (403, "RESOURCE_ACCESS_DENIED")
+    assert kept(server) - others == set()
+    assert (await server.data("GET", f"/chatrooms/{room}", ann.token))["chatroom"]["avatar_url"] is None
 
 
 async def test_with_a_deleted_chatroom(common_server: Server, crowd: list[Person]) -> None:
