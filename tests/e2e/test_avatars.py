@@ -180,6 +180,7 @@ async def test_a_chatrooms_avatar(common_server: Server, crowd: list[Person]) ->
         assert [(await get(server, url))[0] for url in (first, second)] == [404, 200]
         # Bob's own picture is another thing.
         own = await set_avatar(server, bob, saved(drawn(20, 20), "PNG"))
+        assert [(await get(server, url))[0] for url in (second, own)] == [200, 200]
         changed = await server.data("DELETE", path, ann.token)
         assert (await socket.until("chatroom_updated"))["seq"] == changed["seq"]
     assert (await server.data("DELETE", path, ann.token))["seq"] == changed["seq"]

@@ -292,6 +292,7 @@ async def test_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = [asyncio.create_task(refusal(b"", "image/png", made)) for _ in range(3)]
     await asyncio.sleep(0)
     assert await refusal(b"", "image/png", made) == "SERVICE_UNAVAILABLE"
+    assert not any(task.done() for task in waiting)
     assert await asyncio.gather(*waiting) == ["SERVICE_UNAVAILABLE"] * 3
     assert len(_children(code)) == 2
     for task in opening:
