@@ -208,8 +208,7 @@ def fitted(image: Image.Image, side: int) -> Image.Image:
 
 
 def encoded(image: Image.Image) -> bytes:
-    """As WEBP, with nothing in it but pixels."""
-    image.info = {}
+    """As WEBP, with nothing in it but pixels: what else Pillow is to write it has to be given."""
     out = BytesIO()
     image.save(out, "WEBP", quality=QUALITY)
     return out.getvalue()
