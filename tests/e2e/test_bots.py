@@ -207,6 +207,7 @@ def fields(room: UUID, device: Device, member: Person) -> dict[str, dict[str, An
         "get_chatroom": in_room,
         "fetch_messages": in_room,
         "send_message": in_room | {"content": "x"},
+        "recall_message": in_room | {"message_id": str(room)},
         "message_read": in_room | {"seq": 1},
         "create_chatroom": {"name": "room"},
         "update_chatroom": in_room | {"name": "other"},
@@ -234,7 +235,14 @@ NEEDED = {
         "fetch_messages",
         "list_bans",
     ),
-    "write": ("put_device_key", "put_chatroom_keys", "delete_device_key", "send_message", "message_read"),
+    "write": (
+        "put_device_key",
+        "put_chatroom_keys",
+        "delete_device_key",
+        "send_message",
+        "recall_message",
+        "message_read",
+    ),
     "manage": (
         "create_chatroom",
         "update_chatroom",
@@ -249,8 +257,12 @@ NEEDED = {
         "leave_membership",
     ),
 }
-NOT_THERE = {("read", "get_chatroom_keys"): "RESOURCE_NOT_FOUND", ("manage", "leave_membership"): "CHATROOM_NOT_FOUND"}
-"""What is allowed and has nothing to do: there is no device without `write`, and the chatroom has just been deleted."""
+NOT_THERE = {
+    ("read", "get_chatroom_keys"): "RESOURCE_NOT_FOUND",
+    ("write", "recall_message"): "MESSAGE_NOT_FOUND",
+    ("manage", "leave_membership"): "CHATROOM_NOT_FOUND",
+}
+"""What is allowed and has nothing to do: there is no device without `write`, no such message, no chatroom left."""
 
 
 @pytest.mark.parametrize("door", DOORS)
