@@ -23,7 +23,7 @@ class FileMetrics:
         self._uploads = counter("parley_uploads", "Uploads by outcome: ok or an error code", "outcome")
         self._downloads = counter("parley_downloads", "Downloads by outcome: ok or an error code", "outcome")
         self._bytes = counter("parley_file_bytes", "Bytes of files, in and out", "direction")
-        self._damaged = counter("parley_files_damaged", "Downloads that met bytes which are not as they were written")
+        self._damaged = counter("parley_files_damaged", "Files that were found not to be as they were written")
         self._scans = counter("parley_file_scans", "Scans for viruses by outcome", "outcome")
         self._pictures = counter("parley_file_pictures", "Pictures that were made of files, by outcome", "outcome")
         self._removed = counter("parley_files_removed", "Files that were removed, by reason", "why")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
-from base64 import b64decode
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from email.utils import format_datetime
 from typing import get_args
@@ -18,17 +16,12 @@ from rest.middleware import EXTRA
 from rest.pace import paced
 from rest.requests import convert, path_id
 from rest.routes import MOUNTS
-from rest.settings import Chat, Checksum, ChecksumAlgorithm, Progress, RestSettings
+from rest.settings import Chat, ChecksumAlgorithm, Progress, RestSettings
+from rest.tus_headers import checksum, fields, missing, number
 
 VERSION = "1.0.0"
 EXTENSIONS = "checksum,creation,creation-defer-length,creation-with-upload,expiration,termination"
 BYTES_TYPE = "application/offset+octet-stream"
-METADATA_BYTES = 2_048
-"""Bytes of Upload-Metadata that are kept."""
-
-FIELDS = ("filename", "chatroom_id", "encrypted", "expires_in")
-"""Keys of Upload-Metadata that mean something here; the others are only kept."""
-
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
@@ -58,15 +51,15 @@ class Tus:
         _check_version(request)
         actor = await self._admission.uploader(request)
         metadata = request.headers.get("Upload-Metadata", "")
-        length = _length(request)
+        length = number(request.headers, "Upload-Length")
         if length is None and request.headers.get("Upload-Defer-Length") != "1":
-            raise _missing("Upload-Length")
-        values = _fields(metadata) | ({} if length is None else {"file_size": length})
+            raise missing("Upload-Length")
+        values = fields(metadata) | ({} if length is None else {"file_size": length})
         command = convert(values, CreateUpload, strict=False)
         if request.body_exists or "Content-Type" in request.headers:
             _check_type(request)
         _check_room(request, 0, length)
-        progress = await self._files.start(actor, command, metadata, self._body(request), _checksum(request))
+        progress = await self._files.start(actor, command, metadata, self._body(request), checksum(request.headers))
         where = f"{self._prefix}{request.path.rstrip('/')}/{progress.id}"
         return web.Response(status=201, headers=_headers(progress) | {"Location": where})
 
@@ -84,12 +77,12 @@ class Tus:
         _check_version(request)
         actor = await self._admission.signed(request)
         _check_type(request)
-        offset, length = _number(request, "Upload-Offset"), _length(request)
+        offset, length = number(request.headers, "Upload-Offset"), number(request.headers, "Upload-Length")
         if offset is None:
-            raise _missing("Upload-Offset")
+            raise missing("Upload-Offset")
         _check_room(request, offset, length)
         progress = await self._files.append(
-            actor, path_id(request, "file_id"), self._body(request), offset, length, _checksum(request)
+            actor, path_id(request, "file_id"), self._body(request), offset, length, checksum(request.headers)
         )
         return web.Response(status=204, headers=_headers(progress))
 
@@ -142,65 +135,6 @@ def _check_room(request: web.Request, offset: int, length: int | None) -> None:
     """What is announced to be too much is refused before it comes."""
     if length is not None and request.content_length and offset + request.content_length > length:
         raise ChatError("FILE_TOO_LARGE", details={"limit": length})
-
-
-def _number(request: web.Request, name: str) -> int | None:
-    text = request.headers.get(name)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 16):
-        raise ChatError("VALIDATION_INVALID_VALUE", f"{name} has to be a number of bytes.", details={"field": name})
-    return int(text)
-
-
-def _length(request: web.Request) -> int | None:
-    return _number(request, "Upload-Length")
-
-
-def _fields(metadata: str) -> dict[str, str]:
-    """What a client says of a file: keys with base64 behind them, parted by commas."""
-    if len(metadata) > METADATA_BYTES:
-        raise ChatError("VALIDATION_LENGTH_EXCEEDED", details={"field": "Upload-Metadata", "limit": METADATA_BYTES})
-    found: dict[str, str] = {}
-    for pair in metadata.split(",") if metadata.strip() else ():
-        key, _, value = pair.strip().partition(" ")
-        if not key or key in found:
-            raise _bad_header("Upload-Metadata")
-        found[key] = _text(value) if key in (*FIELDS, "name") else ""
-    if "filename" not in found and "name" in found:
-        found["filename"] = found["name"]
-    if "filename" not in found:
-        raise _missing("filename")
-    return {key: found[key] for key in FIELDS if key in found}
-
-
-def _text(value: str) -> str:
-    try:
-        return b64decode(value, validate=True).decode()
-    except ValueError:  # of base64, and of UTF-8
-        raise _bad_header("Upload-Metadata") from None
-
-
-def _checksum(request: web.Request) -> Checksum | None:
-    header = request.headers.get("Upload-Checksum")
-    if header is None:
-        return None
-    name, _, value = header.partition(" ")
-    for algorithm in get_args(ChecksumAlgorithm):
-        if name == algorithm:
-            try:
-                return algorithm, b64decode(value, validate=True)
-            except binascii.Error:
-                raise _bad_header("Upload-Checksum") from None
-    raise ChatError("UPLOAD_CHECKSUM_UNSUPPORTED", details={"supported": get_args(ChecksumAlgorithm)})
-
-
-def _missing(name: str) -> ChatError:
-    return ChatError("VALIDATION_REQUIRED_FIELD", f"{name} is missing.", details={"field": name})
-
-
-def _bad_header(name: str) -> ChatError:
-    return ChatError("VALIDATION_INVALID_FORMAT", f"{name} is not as tus 1.0.0 has it.", details={"field": name})
 
 
 def add_tus(app: web.Application, chat: Chat, admission: Admission, settings: RestSettings) -> None:

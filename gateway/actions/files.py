@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import logging
 import re
 import unicodedata
 from collections.abc import AsyncIterable
@@ -13,7 +14,7 @@ from uuid import UUID
 from msgspec import structs
 from uuid_utils.compat import uuid4
 
-from crypto.sealing import new_key
+from crypto.sealing import SealBroken, new_key
 from gateway.actions import bots
 from gateway.actions.previews import add_previews, drop_previews, name_previews
 from gateway.actor import Actor
@@ -25,8 +26,11 @@ from protocol.commands import CreateUpload
 from protocol.errors import ChatError
 from protocol.models import Attachment, FileReference, UploadedFile
 from storage import files, rooms
+from storage.blobs import BlobMissing
 from storage.database import Connection
 from storage.files import Description, Direct, Status, StoredFile, Usage
+
+log = logging.getLogger(__name__)
 
 NAME_BYTES = 255
 """Bytes of UTF-8 in a file's name: what file systems take."""
@@ -156,7 +160,7 @@ async def finish_upload(
 ) -> UploadedFile:
     """Makes a file of what was received; once more is the same file. What is refused for good is dropped.
 
-    Raises ChatError FILE_UPLOAD_FAILED, FILE_TOO_LARGE, FILE_QUOTA_EXCEEDED, CHATROOM_NOT_FOUND.
+    Raises ChatError FILE_UPLOAD_FAILED, FILE_TOO_LARGE, FILE_QUOTA_EXCEEDED, CHATROOM_NOT_FOUND, FILE_DAMAGED.
     """
     if upload.file.status != "uploading":
         return uploaded_file(upload.file)
@@ -166,6 +170,10 @@ async def finish_upload(
         if is_refused_for_good(upload.file, error):
             await services.files.drop(upload)
         raise
+    except (SealBroken, BlobMissing) as error:
+        services.metrics.files.damaged()
+        log.error("an upload is damaged", extra={"file_id": str(upload.file.id), "reason": str(error)})
+        raise ChatError("FILE_DAMAGED") from error
 
 
 async def _finish(

@@ -100,6 +100,8 @@ CREATING: list[tuple[dict[str, str | None], str]] = [
     ({"Upload_Metadata": "filename YQ==,,"}, "VALIDATION_INVALID_FORMAT"),
     ({"Upload_Metadata": "filename Y"}, "VALIDATION_INVALID_FORMAT"),
     ({"Upload_Metadata": "filename /w=="}, "VALIDATION_INVALID_FORMAT"),
+    ({"Upload_Metadata": f"{NAME},x é"}, "VALIDATION_INVALID_FORMAT"),
+    ({"Upload_Metadata": f"{NAME},x\ty"}, "VALIDATION_INVALID_FORMAT"),
     ({"Upload_Metadata": metadata(filename="a" * 256)}, "VALIDATION_LENGTH_EXCEEDED"),
     ({"Upload_Metadata": f"{NAME},x {'A' * 2048}"}, "VALIDATION_LENGTH_EXCEEDED"),
     ({"Upload_Metadata": metadata(filename="a", chatroom_id="x")}, "VALIDATION_INVALID_FORMAT"),
@@ -132,6 +134,7 @@ APPENDING: list[tuple[bytes, dict[str, str | None], str]] = [
     (b"defg", {"Upload_Length": "9"}, "VALIDATION_INVALID_VALUE"),
     (b"defg", {"Upload_Checksum": "crc32 AAAA"}, "UPLOAD_CHECKSUM_UNSUPPORTED"),
     (b"defg", {"Upload_Checksum": "sha1 A"}, "VALIDATION_INVALID_FORMAT"),
+    (b"defg", {"Upload_Checksum": "sha1 é"}, "VALIDATION_INVALID_FORMAT"),
     (b"defg", {"Upload_Checksum": "sha1 AAAA"}, "UPLOAD_CHECKSUM_MISMATCH"),
 ]
 
@@ -260,6 +263,22 @@ async def test_whole_and_asked_for_at_once(common_server: Server, ann: Person) -
     sent = append(common_server, ann, path, 1, data[1:])
     _, *looks = await asyncio.gather(sent, *(look(common_server, ann, path) for _ in range(8)))
     assert {answer.status for answer in looks} == {200}
+    await came_to(common_server, ann, path, data)
+
+
+async def test_bytes_that_are_lost_before_the_end(common_server: Server, ann: Person) -> None:
+    """An upload of which the server has lost bytes never becomes a file without them; when they are back, it does."""
+    folder = common_server.directory / "data" / "files"
+    before, data = set(folder.glob("??/*")), os.urandom(100_000)
+    path = await create(common_server, ann, len(data))
+    await append(common_server, ann, path, 0, data[:50_000])
+    (blob,) = set(folder.glob("??/*")) - before
+    away = blob.rename(folder / "away")
+    answer = await append(common_server, ann, path, 50_000, data[50_000:])
+    assert (answer.status, answer.code) == (500, "FILE_DAMAGED")
+    assert (await look(common_server, ann, path)).status == 500
+    away.rename(blob)
+    assert (await append(common_server, ann, path, len(data), b"")).status == 204
     await came_to(common_server, ann, path, data)
 
 

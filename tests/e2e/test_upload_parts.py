@@ -16,8 +16,10 @@ from gateway.actions.part_uploads import PART_SIZE, part_size_for
 from gateway.actions.uploads import MOST_PARTS
 from tests.e2e.bots import make_bot
 from tests.e2e.parts import PART, begin, complete, put, put_all
+from tests.e2e.program import parley
 from tests.e2e.server import PASSWORD, Person, Server
 from tests.e2e.test_files import download
+from tests.e2e.test_key_rotation import rotate
 from tests.e2e.tus import append, create, look
 
 SIZE = PART + 1_000
@@ -121,6 +123,19 @@ async def test_who_may_send(common_server: Server) -> None:
         assert (await put(common_server, urls[token], bytes(1_000)))[0] == status
     await common_server.call("DELETE", f"/files/uploads/{uploads[again.token]['fid']}", again.token)
     assert (await put(common_server, urls[again.token], bytes(1_000)))[0] == 404
+
+
+async def test_accounts_that_are_taken_out_of_use(server: Server) -> None:
+    """Addresses outlive a rotation of keys, and not the account."""
+    ann = await server.person()
+    before = (await begin(server, ann, SIZE))["parts"][1]["url"]
+    await rotate(server)
+    after = (await begin(server, ann, SIZE))["parts"][1]["url"]
+    for url in (before, after):
+        assert await put(server, url, bytes(1_000)) == (204, None)
+    await parley(server, "users", "deactivate", ann.username)
+    for url in (before, after):
+        assert await put(server, url, bytes(1_000)) == (404, "FILE_NOT_FOUND")
 
 
 async def test_completing(common_server: Server, crowd: list[Person]) -> None:

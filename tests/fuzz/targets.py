@@ -22,8 +22,9 @@ from gateway.client_address import parse_address
 from protocol.addresses import is_loopback
 from protocol.codec import CODECS, BadFrame, ClientFrame
 from protocol.commands import SOCKET_COMMANDS
-from protocol.errors import ERRORS
+from protocol.errors import ERRORS, ChatError
 from protocol.framing import HEADER_BYTES, MAGIC, PREFACE_BYTES, BadPreface, FrameReader, FrameTooLarge, Preface, frame
+from rest.tus_headers import checksum, fields, number
 from tests.crypto.noise_sides import Pattern, Replayed, initiator, responder
 from tests.fuzz import seeds
 from tests.fuzz.sockets import LIMIT_FRAME, Heard, dial, enter
@@ -258,6 +259,30 @@ def call(data: bytes, piece: int, *, clear: bool) -> Heard:
         return dial(data, piece, clear=clear)
 
 
+def tus() -> Target:
+    """The headers of an upload are what they say, or they are refused."""
+
+    def check(data: bytes) -> None:
+        text = data.decode("utf-8", "surrogateescape")  # as aiohttp gives headers
+        headers = {"Upload-Length": text, "Upload-Checksum": text}
+        with contextlib.suppress(ChatError):
+            found = fields(text)
+            assert {"filename"} <= found.keys() <= {"filename", "chatroom_id", "encrypted", "expires_in"}
+            assert text.isascii()  # it goes back in an answer
+        with contextlib.suppress(ChatError):
+            assert 0 <= (number(headers, "Upload-Length") or 0) < 10**15
+        with contextlib.suppress(ChatError):
+            assert checksum(headers)
+
+    known = (
+        b"filename ZmlsbS5iaW4=,chatroom_id eA==, encrypted dHJ1ZQ==,is_confidential",
+        b"name YQ==,type dmlkZW8=",
+        b"sha1 Lve95gjOVATpfV8EL5X4nxwjKHE=",
+        b"104857600",
+    )
+    return Target(check, list(known), words=("filename ", "name ", "expires_in ", "sha256 ", "md5 "))
+
+
 def front_door() -> Target:
     """A connection goes to whoever speaks what its head says, with all its bytes, however they are cut."""
 
@@ -290,6 +315,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "access_token": access_token,
     "keys": keys,
     "address": address,
+    "tus": tus,
     "front_door": front_door,
 }
 """Every target, by the name it is run by."""
