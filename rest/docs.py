@@ -48,12 +48,12 @@ def _sections(paths: dict[str, Any]) -> str:
 
 
 def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
-    parts = ["<p>Without a token.</p>" if operation.get("security") == [] else "<p>With a token.</p>"]
+    parts = [_security(operation.get("security"))]
     if "parameters" in operation:
         rows = (_row(p["name"], f"{p['in']}, {_describe(p['schema'])}", p["required"]) for p in operation["parameters"])
         parts.append(_table("Parameters", rows))
     if "requestBody" in operation:
-        parts.append(_table("Body", _fields(_json_schema(operation["requestBody"]))))
+        parts += [_body(kind, content["schema"]) for kind, content in operation["requestBody"]["content"].items()]
     parts += [_response(status, response) for status, response in operation["responses"].items()]
     return _OPERATION.format(
         id=escape(operation["operationId"]),
@@ -62,6 +62,18 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
         summary=escape(operation["summary"]),
         parts="\n".join(parts),
     )
+
+
+def _security(schemes: list[dict[str, Any]] | None) -> str:
+    if schemes == []:
+        return "<p>Without a token.</p>"
+    signed = any("signature" in scheme for scheme in schemes or ())
+    return "<p>With a token, or by a signed address.</p>" if signed else "<p>With a token.</p>"
+
+
+def _body(kind: str, schema: dict[str, Any]) -> str:
+    title = "Body" if kind == "application/json" else f"Body: {escape(kind)}"
+    return _table(title, _fields(schema))
 
 
 def _response(status: str, response: dict[str, Any]) -> str:
@@ -125,5 +137,5 @@ def _bounds(schema: dict[str, Any]) -> str:
 
 
 def _json_schema(part: dict[str, Any]) -> dict[str, Any]:
-    schema: dict[str, Any] = part["content"]["application/json"]["schema"]
+    schema: dict[str, Any] = part.get("content", {}).get("application/json", {}).get("schema", {})
     return schema

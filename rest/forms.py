@@ -23,7 +23,7 @@ async def multipart(request: web.Request) -> MultipartReader:
     """A request's form. Raises ChatError where it has none."""
     try:
         return await request.multipart()
-    except (ValueError, AssertionError):
+    except (KeyError, ValueError, AssertionError):  # as a missing type, one without a boundary, and another one
         raise bad_form() from None
 
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import msgspec
 
 from protocol.errors import ERRORS
+from rest.openapi_files import STREAMS, STRUCTS, operation
+from rest.openapi_shapes import REF, Schema, json, ref, refusal, success
 from rest.routes import MOUNTS, ROUTES, Route
 from rest.service import Health
 
-Schema = dict[str, Any]
-
 _BEARER = {"type": "http", "scheme": "bearer", "description": "An access token, or the API key of a bot."}
 
+_SIGNATURE = {
+    "type": "apiKey",
+    "in": "query",
+    "name": "signature",
+    "description": "What stands in an address that the server has signed.",
+}
+
 _PATH_PARAMETER = re.compile(r"{(\w+)}")
-_REF = "#/components/schemas/{name}"
 
 
 def document(version: str) -> Schema:
@@ -32,16 +37,16 @@ def document(version: str) -> Schema:
         "paths": paths,
         "components": {
             "schemas": schemas,
-            "securitySchemes": {"bearer": _BEARER},
+            "securitySchemes": {"bearer": _BEARER, "signature": _SIGNATURE},
         },
     }
 
 
 def _schemas() -> dict[str, Schema]:
-    structs: list[type] = [Health]
+    structs: list[type] = [Health, *STRUCTS]
     for route in ROUTES:
         structs += [route.command] if route.result is None else [route.command, route.result]
-    _, components = msgspec.json.schema_components(structs, ref_template=_REF)
+    _, components = msgspec.json.schema_components(structs, ref_template=REF)
     return dict(components)
 
 
@@ -51,6 +56,8 @@ def _paths(schemas: dict[str, Schema]) -> Schema:
     for route in ROUTES:
         command = schemas.pop(route.command.__name__)
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, command)
+    for stream in STREAMS:
+        paths.setdefault(stream.path, {})[stream.method.lower()] = operation(stream)
     for path, summary in _HEALTH.items():
         paths[path] = {"get": _health_operation(path, summary)}
     return paths
@@ -106,43 +113,33 @@ def _body(route: Route, command: Schema) -> Schema | None:
         return None
     required = [name for name in command["required"] if name not in in_path]
     schema = {"type": "object", "properties": properties, "required": required}
-    return {"required": bool(required), "content": _json(schema)}
+    return {"required": bool(required), "content": json(schema)}
 
 
 def _responses(route: Route) -> Schema:
-    responses = {str(status): _success(route) for status in route.statuses}
+    responses = {str(status): success(_data(route), route.message) for status in route.statuses}
     refusals = {422: "The request is not as it has to be.", 429: "Too many requests."}
     if not route.anonymous:
         refusals[401] = "There is no valid token."
     if _PATH_PARAMETER.search(route.path):
         refusals[404] = "There is no such thing, or it is not yours to see."
     for status, description in sorted(refusals.items()):
-        responses[str(status)] = _refusal(description)
-    return responses | {"default": _refusal("Any other refusal.")}
+        responses[str(status)] = refusal(description)
+    return responses | {"default": refusal("Any other refusal.")}
 
 
-def _success(route: Route) -> Schema:
-    properties: Schema = {"success": {"const": True}}
-    if route.result is not None:
-        properties["data"] = _ref(route.result)
-    if route.message is not None:
-        properties["message"] = {"type": "string"}
-    schema = {"type": "object", "properties": properties, "required": list(properties)}
-    return {"description": "It is done.", "content": _json(schema)}
+def _data(route: Route) -> Schema | None:
+    return None if route.result is None else ref(route.result)
 
 
 def _health_operation(path: str, summary: str) -> Schema:
-    properties = {"success": {"type": "boolean"}, "data": _ref(Health)}
+    properties = {"success": {"type": "boolean"}, "data": ref(Health)}
     schema = {"type": "object", "properties": properties, "required": list(properties)}
-    responses = {"200": {"description": "It is well.", "content": _json(schema)}}
+    responses = {"200": {"description": "It is well.", "content": json(schema)}}
     if path != "/health/live":
-        responses["503"] = {"description": "It is not.", "content": _json(schema)}
+        responses["503"] = {"description": "It is not.", "content": json(schema)}
     name = path.strip("/").replace("/", "_")
     return {"operationId": name, "tags": ["health"], "summary": summary, "security": [], "responses": responses}
-
-
-def _refusal(description: str) -> Schema:
-    return {"description": description, "content": _json({"$ref": _REF.format(name="Failure")})}
 
 
 def _failure() -> Schema:
@@ -158,11 +155,3 @@ def _failure() -> Schema:
     }
     properties = {"success": {"const": False}, "error": error}
     return {"title": "Failure", "type": "object", "properties": properties, "required": ["success", "error"]}
-
-
-def _ref(struct: type) -> Schema:
-    return {"$ref": _REF.format(name=struct.__name__)}
-
-
-def _json(schema: Schema) -> Schema:
-    return {"application/json": {"schema": schema}}

@@ -188,6 +188,18 @@ async def test_forms_that_are_none(common_server: Server, crowd: list[Person], b
         assert (answer.status, (await answer.json())["error"]["code"][:11]) == (422, "VALIDATION_")
 
 
+@pytest.mark.parametrize("kind", [None, "text/plain", "multipart/form-data", "multipart/form-data; boundary="])
+@pytest.mark.parametrize("path", ["/upload/file", "/users/me/avatar"])
+async def test_types_that_are_none(common_server: Server, crowd: list[Person], path: str, kind: str | None) -> None:
+    """A body that does not say what it is, or not how, is refused."""
+    headers = signed(crowd[0]) | ({} if kind is None else {"Content-Type": kind})
+    async with (
+        aiohttp.ClientSession(headers=headers, skip_auto_headers=["Content-Type"]) as http,
+        http.post(common_server.http + path, data=b"data") as answer,
+    ):
+        assert answer.status == 422
+
+
 async def form(server: Server, person: Person, disposition: bytes) -> tuple[int, Any]:
     """An upload with this header of its part, byte for byte."""
     body = b"--B\r\nContent-Disposition: " + disposition + b"\r\n\r\ndata\r\n--B--\r\n"

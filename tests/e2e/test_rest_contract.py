@@ -17,10 +17,12 @@ from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.core.result import Ok
 
 from protocol.errors import ERRORS
+from rest.openapi_files import STREAMS, Stream
 from rest.routes import ROUTES, Route
 from tests.e2e.bots import make_bot
 from tests.e2e.conftest import StartServer
 from tests.e2e.server import Person, Server
+from tests.e2e.test_files import upload
 
 EXAMPLES = 15
 """Requests to each address, some by its description and some against it."""
@@ -33,6 +35,9 @@ PROMISES = (
 )
 
 
+schemathesis.serializer.alias("application/offset+octet-stream", "application/octet-stream")
+
+
 @pytest.fixture(scope="session")
 def description(common_server: Server) -> schemathesis.BaseSchema:
     """The description of the API that the server gives of itself."""
@@ -41,17 +46,21 @@ def description(common_server: Server) -> schemathesis.BaseSchema:
 
 @pytest.fixture
 async def scenery(common_server: Server) -> tuple[Person, dict[str, UUID]]:
-    """Somebody, a room of theirs with a message in it, and a bot, by the names that they have in paths."""
+    """Somebody, a room of theirs with a message in it, a bot, and a file, by the names that they have in paths."""
     person, other = await common_server.people(2)
     room = await common_server.chatroom(person, other)
     await common_server.data("POST", f"/chatrooms/{room}/messages", person.token, {"content": "x"})
     bot = await make_bot(common_server, person)
-    return person, {"chatroom_id": room, "bot_id": bot.id}
+    file = await upload(common_server, person, b"0123456789")
+    return person, {"chatroom_id": room, "bot_id": bot.id, "file_id": UUID(file["id"])}
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+@pytest.mark.parametrize("route", [*ROUTES, *STREAMS], ids=lambda route: f"{route.method} {route.path}")
 def test_answers_are_as_described(
-    common_server: Server, description: schemathesis.BaseSchema, scenery: tuple[Person, dict[str, UUID]], route: Route
+    common_server: Server,
+    description: schemathesis.BaseSchema,
+    scenery: tuple[Person, dict[str, UUID]],
+    route: Route | Stream,
 ) -> None:
     """Whatever is asked, right or wrong, the status, the headers and the body are in the description."""
     person, things = scenery
@@ -77,8 +86,8 @@ def test_answers_are_as_described(
     run()
 
 
-def find(description: schemathesis.BaseSchema, route: Route) -> Any:
-    """The description of one line of the route table."""
+def find(description: schemathesis.BaseSchema, route: Route | Stream) -> Any:
+    """The description of one line of the route table, or of an address for bytes."""
     for result in description.get_all_operations():
         assert isinstance(result, Ok), result
         operation = result.ok()

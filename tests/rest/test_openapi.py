@@ -11,9 +11,12 @@ import pytest
 import schemathesis
 
 from protocol.errors import ERRORS
+from rest.app import make_app
 from rest.openapi import document
 from rest.routes import ROUTES
+from rest.settings import RestSettings
 from tests.rest.conftest import Server
+from tests.rest.stand_in import INFO, StandInChat
 
 DOCUMENT = msgspec.json.decode(msgspec.json.encode(document("1.2.3")))
 
@@ -34,6 +37,33 @@ def test_every_route_is_described_once() -> None:
     names = [one["operationId"] for one in operations]
     assert len(set(names)) == len(ROUTES)
     assert all(one["summary"] for one in operations)
+
+
+UNDESCRIBED = {"/", "/api/docs", "/api/openapi.json", "/static/{name}", "/metrics", "/files/tus/"}
+"""Pages and the like, and one more way to write `/files/tus`."""
+
+
+async def test_every_address_is_described() -> None:
+    """What the server has beside the table is described too, each with a name of its own."""
+    settings = RestSettings(version="1", public_url="http://chat.example", info=INFO)
+    app = make_app(StandInChat(), settings, no_metrics, lambda *_: None)
+    there = {(route.method.lower(), route.resource.canonical) for route in app.router.routes() if route.resource}
+    left = {
+        (method, path)
+        for method, path in there
+        if path not in UNDESCRIBED
+        and not path.startswith(("/api/v1", "/.well-known"))
+        and method not in DOCUMENT["paths"].get(path, {})
+    }
+    # HEAD is like GET; OPTIONS, and POST in the place of another method, are told by tus itself.
+    assert {one for one in left if one[0] not in ("head", "options")} == {("post", "/files/tus/{file_id}")}
+    names = [one["operationId"] for methods in DOCUMENT["paths"].values() for one in methods.values()]
+    assert len(set(names)) == len(names)
+
+
+async def no_metrics() -> bytes:
+    """Nothing is counted."""
+    return b""
 
 
 def test_every_reference_leads_somewhere() -> None:
