@@ -128,9 +128,11 @@ async def _told(services: Services, actor: Actor, upload: Upload, after: int, li
     file = upload.file
     assert file.part_size is not None
     there = await _received(services, upload)
-    count = part_count(file)
+    count, life = part_count(file), URL_LIFE
+    if file.description.direct is not None:
+        limit, life = min(limit, direct_uploads.MOST_URLS), direct_uploads.URL_LIFE
     numbers = range(after + 1, min(after + limit, count) + 1)
-    expires_at = int(time.time()) + (URL_LIFE if file.description.direct is None else direct_uploads.URL_LIFE)
+    expires_at = int(time.time()) + life
     urls = await part_urls(services, actor, file, numbers, expires_at)
     return UploadStarted(
         fid=file.id,

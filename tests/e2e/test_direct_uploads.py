@@ -24,7 +24,7 @@ SIZE = PART + 1_000
 @pytest.fixture
 async def server(start_server: StartServer, s3: S3) -> Server:
     """A server that hands out addresses of S3."""
-    return await start_server(PARLEY_BLOBS=s3.setting(), PARLEY_BLOBS_DIRECT="yes")
+    return await start_server(PARLEY_BLOBS=s3.setting(), PARLEY_BLOBS_DIRECT="yes", PARLEY_LIMIT_FILE=str(50 * PART))
 
 
 async def put_all(upload: dict[str, Any], data: bytes) -> None:
@@ -67,6 +67,16 @@ async def test_there_and_back(server: Server, s3: S3) -> None:
     assert size == SIZE
     assert await s3.get(key) == data
     await nothing_dangles(server, s3)
+
+
+async def test_many_parts(server: Server) -> None:
+    """Addresses come twenty-five at a time; the others are asked for."""
+    ann = await server.person()
+    upload = await begin(server, ann, 30 * PART)
+    assert ([part["number"] for part in upload["parts"]], upload["has_more"]) == (list(range(1, 26)), True)
+    rest = await server.data("GET", f"/files/uploads/{upload['fid']}?after=25&limit=100", ann.token)
+    assert ([part["number"] for part in rest["parts"]], rest["has_more"]) == (list(range(26, 31)), False)
+    await server.data("DELETE", f"/files/uploads/{upload['fid']}", ann.token)
 
 
 async def test_what_cannot_be_a_file(server: Server, s3: S3) -> None:

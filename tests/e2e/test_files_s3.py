@@ -22,7 +22,7 @@ from tests.e2e.test_downloads import ask
 from tests.e2e.test_files import signed, upload
 from tests.s3 import S3, Fault
 
-TIMEOUT = 3
+TIMEOUT = 8
 """Seconds of silence after which S3 counts as away."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -68,16 +69,21 @@ async def test_the_database_goes_meanwhile(start_server: StartServer, database_u
         (ann,) = await server.people(1)
         data = os.urandom(500_000)
         path = (await upload(server, ann, data))["encrypted_url"]
+        spool = server.directory / "data" / "files" / "spool"
 
         async def body() -> AsyncIterator[bytes]:
             yield data[:300_000]
+            while not list(spool.iterdir()):
+                await asyncio.sleep(0.01)
             way.refuse()
             way.reset_lines()
             yield data[300_000:]
 
         assert await try_to_upload(server, ann, body()) == (503, "SERVICE_UNAVAILABLE", "1")
-        assert list((server.directory / "data" / "files" / "spool").iterdir()) == []
+        assert list(spool.iterdir()) == []
         await way.heal()
+        while (await server.call("GET", "/health/ready"))[0] != 200:
+            await asyncio.sleep(0.05)
         assert (await ask(server, path, ann))[2] == data
         assert (await ask(server, (await upload(server, ann, data))["encrypted_url"], ann))[2] == data
         connection = await asyncpg.connect(database_url)
