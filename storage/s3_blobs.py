@@ -89,7 +89,9 @@ class S3Blobs:
         made = get_session().create_client(
             "s3", region_name=bucket.region, endpoint_url=bucket.endpoint_url, config=_config(bucket)
         )
-        return cls(await closing.enter_async_context(made), closing, bucket, spool)
+        client = await closing.enter_async_context(made)
+        client.meta.events.register_first("before-sign.s3.DeleteObjects", _add_md5)
+        return cls(client, closing, bucket, spool)
 
     async def keep(self, blob_id: UUID, path: Path) -> None:
         """Uploads it, and looks whether S3 has what was sent."""
@@ -246,6 +248,11 @@ def _check_range(answer: Any, blob_id: UUID, start: int, length: int) -> None:
 def _md5(path: Path) -> bytes:
     with path.open("rb") as file:
         return hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).digest()
+
+
+def _add_md5(request: Any, **_: object) -> None:
+    """DeleteObjects needs a checksum: botocore takes one that other storages than Amazon's may not know."""
+    request.headers["Content-MD5"] = b64encode(hashlib.md5(request.body, usedforsecurity=False).digest()).decode()
 
 
 def _drop(path: Path) -> None:

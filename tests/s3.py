@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from io import BytesIO
 from typing import Literal, Self
 from urllib.error import URLError
@@ -62,6 +63,8 @@ class Spoiler:
         """How often; None for always."""
         self.skip = 0
         self.asked: dict[str, int] = {}
+        self.headers: dict[str, Mapping[str, str]] = {}
+        """Those of the last request of each method."""
         self.hanging = asyncio.Event()
         self._over = asyncio.Event()
         self._upstream = upstream
@@ -106,6 +109,7 @@ class Spoiler:
 
     async def _pass(self, request: web.Request) -> web.StreamResponse:
         self.asked[request.method] = self.asked.get(request.method, 0) + 1
+        self.headers[request.method] = request.headers
         fault = self._fault(request.method)
         if fault == "hang":
             self.hanging.set()

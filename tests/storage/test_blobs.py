@@ -168,6 +168,20 @@ async def test_what_is_kept_is_not_spooled(blobs: Blobs) -> None:
     assert list(path.parent.iterdir()) == []
 
 
+async def test_what_every_storage_understands(s3: S3, tmp_path: Path) -> None:
+    """What is sent has the checksum that all storages know and none of the newer ones, and is signed with it."""
+    blobs = await open_blobs(place_of(s3.setting()), tmp_path)
+    await blobs.delete([await _keep(blobs, b"bytes")])
+    put, delete = s3.spoiler.headers["PUT"], s3.spoiler.headers["POST"]
+    assert put["Content-MD5"] == "SzpiGLs+OnMD6KFxpg/Pkg=="
+    assert put["Content-Length"] == "5"
+    assert not [name for name in put if "checksum" in name.lower() or name == "Content-Encoding"]
+    for headers in (put, delete):
+        signed = headers["Authorization"].partition("SignedHeaders=")[2].partition(",")[0]
+        assert "content-md5" in signed.split(";")
+    await blobs.close()
+
+
 def test_who_has_no_bucket_does_without() -> None:
     """A server whose files are in a directory does not load what only S3 needs."""
     code = "import sys, gateway.__main__; sys.exit(any(name.endswith('botocore') for name in sys.modules))"
