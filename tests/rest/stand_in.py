@@ -227,6 +227,12 @@ class StandInFiles:
 
     file: StandInFile = field(default_factory=StandInFile)
 
+    async def redeem(self, file_id: UUID, signature: str) -> StandInActor:
+        """Bob, by the one signature that is good."""
+        if signature != "bobs":
+            raise ChatError("FILE_NOT_FOUND")
+        return StandInActor(BOB)
+
     async def open(self, actor: StandInActor, file_id: UUID, variant: str) -> StandInFile:
         """The file."""
         return self.file

@@ -115,6 +115,32 @@ async def test_browsers_run_nothing(server: Server) -> None:
     assert (await asked(server))[1]["Content-Disposition"] == 'inline; filename="notes.txt"'
 
 
+@pytest.mark.parametrize(
+    ("origins", "query", "policy"),
+    [
+        ((), "?signature=bobs", "same-origin"),
+        (("https://app.example",), "?signature=bobs", "cross-origin"),
+        (("*",), "?signature=bobs", "cross-origin"),
+        (("https://app.example",), "", "same-origin"),
+    ],
+)
+async def test_pages_of_other_origins(serve: Serve, origins: tuple[str, ...], query: str, policy: str) -> None:
+    """Where other origins may come in, their pages may show what has a signed address, and nothing else."""
+    server = await serve(origins=origins)
+    answer = await server.ask("GET", PATH + query)
+    assert (answer.status, answer.headers["Cross-Origin-Resource-Policy"]) == (200, policy)
+
+
+async def test_a_signature_counts_as_its_user(serve: Serve) -> None:
+    """A request by a signature is one of the user whom it names; a wrong one, of the address that it comes from."""
+    server = await serve(requests_per_minute=1)
+    bob = {"Authorization": "Bearer bob-token"}
+    assert (await server.ask("GET", f"{PATH}?signature=bobs", headers={})).status == 200
+    assert (await server.ask("GET", "/users/me", headers=bob)).status == 429
+    assert (await server.ask("GET", f"{PATH}?signature=wrong", headers={})).code == "FILE_NOT_FOUND"
+    assert (await server.ask("GET", f"{PATH}?signature=wrong", headers={})).status == 429
+
+
 async def test_damage_at_the_first_byte(server: Server) -> None:
     """What cannot be opened has an answer like any other refusal."""
     server.chat.files.file.pieces = failing(ChatError("FILE_DAMAGED"))
