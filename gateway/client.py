@@ -38,7 +38,8 @@ members can read; gateway/client_keys.py says how, and which events and errors b
 
 **Files** go by HTTP, to the URL's host (gateway/client_address.py says where else): streamed, and
 going on after a cut. `send_file`, `upload_file` and `download_file`; in a `room` they seal and open.
-They need a token, which a function is asked for once more with each attempt.
+They need a token, which a function is asked for once more with each attempt; a bot that uploads needs
+the scopes `write` and, since it is told what became of the file, `read`.
 
 **Errors.** A refused command raises ChatError. When the server says not to come
 back (close codes 4000-4099), waiting calls and the `async for` raise ClientClosed.

@@ -60,6 +60,19 @@ async def test_everything_over_tls(secure: Server) -> None:
     assert [message["content"] for message in await secure.history(bob, room)] == [long]
 
 
+async def test_files_over_tls(secure: Server, tmp_path: Path) -> None:
+    """The Python client's files go by HTTPS, with the same authority as the socket, also beside TCP."""
+    ann = await secure.person()
+    room = await secure.chatroom(ann)
+    (tmp_path / "plan.txt").write_text("two spoons a cup")
+    tcp = f"parleys://127.0.0.1:{secure.tcp_port}?discover={secure.http}"
+    for number, url in enumerate((secure.ws, tcp)):
+        async with connect(url, ann.token, tls=secure.trust) as client:
+            sent = await client.send_file(room, tmp_path / "plan.txt")
+            saved = await client.download_file(sent.message.attachments[0], tmp_path / str(number))
+        assert saved.read_text() == "two spoons a cup"
+
+
 async def test_keep_alive_over_tls(secure: Server) -> None:
     """One connection serves request after request, also those that come in pieces or all at once."""
     request = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from crypto.noise import PrivateKey
-from gateway.client import ClientClosed, connect
+from gateway.client import ChatError, ClientClosed, connect
 from gateway.client_address import parse_address
 from gateway.client_lines import open_line
 from protocol.codec import JSON
@@ -55,7 +55,9 @@ async def test_client(server: Server, crowd: list[Person], way: int, codec: Code
 
 @pytest.mark.parametrize("way", [1, 3], ids=["ws-noise", "tcp-noise"])
 async def test_a_bot_is_known_by_its_key(server: Server, crowd: list[Person], way: int) -> None:
-    """A bot that shows its key in the handshake needs no token; it resumes, and is out when its owner revokes it."""
+    """A bot that shows its key in the handshake needs no token, but for files; it resumes, and is out when its owner
+    revokes it.
+    """
     key = PrivateKey.new()
     body = {
         "username": f"bot-{uuid4().hex[:8]}",
@@ -72,6 +74,8 @@ async def test_a_bot_is_known_by_its_key(server: Server, crowd: list[Person], wa
             while room not in bot.chatrooms:
                 await anext(bot)
         assert (await bot.send_message(room, "by key alone")).message.user_id == UUID(bot_id)
+        with pytest.raises(ChatError, match="AUTH_REQUIRED"):
+            await bot.upload_file(__file__)
         await server.call("DELETE", f"/bots/{bot_id}", crowd[0].token)
         with pytest.raises(ClientClosed, match="this key has ended"):  # as it was told, not by trying again
             async with asyncio.timeout(2):

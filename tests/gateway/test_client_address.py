@@ -50,6 +50,28 @@ def test_tcp(url: str, host: str, port: int, tls: bool, noise: bool) -> None:
     assert address.key == (KEY if noise else None)
 
 
+@pytest.mark.parametrize(
+    ("url", "http"),
+    [
+        ("ws://h:1/ws", "http://h:1"),
+        ("wss://h/ws", "https://h"),
+        (f"wss://h:1/ws?key={TEXT}", "https://h:1"),
+        (f"ws://127.0.0.1:1/ws?key={TEXT}", "http://127.0.0.1:1"),
+        (f"ws://h:1/ws?key={TEXT}", ""),
+        (f"ws://h:1/ws?key={TEXT}&discover=https://h", "https://h"),
+        (f"parley://h?key={TEXT}", "https://h"),
+        (f"parley://[::1]:9?key={TEXT}", "http://[::1]:8000"),
+        (f"parley://h?key={TEXT}&discover=http://h", ""),
+        ("parleys://h", "https://h"),
+        ("parleys://h?discover=https://files.h/chat/", "https://files.h/chat"),
+        ("parley+clear://localhost", "http://localhost:8000"),
+    ],
+)
+def test_where_files_go(url: str, http: str) -> None:
+    """By HTTP to the same place, or to another that is named; nowhere, where a token would be less safe than here."""
+    assert parse_address(url).http == http
+
+
 def test_a_key_makes_a_websocket_sealed() -> None:
     """It is taken out of what is sent to the server."""
     address = parse_address(f"ws://h:1/ws?key={TEXT}&tenant=a")
