@@ -11,6 +11,8 @@ import os
 import resource
 import signal
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 MEMORY = 512 * 1024 * 1024
 """Bytes of address space: the picture as it came, its pixels, and what decoders need besides."""
@@ -31,8 +33,11 @@ def confine() -> None:
         resource.RLIMIT_NOFILE: DESCRIPTORS,
         resource.RLIMIT_CORE: 0,
     }
-    if sys.platform == "linux":  # macOS knows the name of this one alone
-        limits[resource.RLIMIT_AS] = MEMORY
+    if sys.platform == "linux":
+        limits[resource.RLIMIT_AS] = MEMORY  # of which macOS knows the name alone
+        # Where the machine runs out of memory, this goes before what it works for (proc(5)).
+        with suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000")
     for limit, value in limits.items():
         resource.setrlimit(limit, (value, value))
     os.nice(NICE)

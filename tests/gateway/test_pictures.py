@@ -310,11 +310,13 @@ from gateway.files.picture_child import confine
 confine()
 limits = {name: resource.getrlimit(getattr(resource, name)) for name in ("RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_FSIZE")}
 open_files = os.listdir("/proc/self/fd")
-told = {"limits": limits, "nice": os.nice(0), "environment": dict(os.environ), "open": len(open_files)}
+score = open("/proc/self/oom_score_adj").read()
+told = {"limits": limits, "nice": os.nice(0), "environment": dict(os.environ), "open": len(open_files), "score": score}
 sys.stdout.buffer.write(msgspec.msgpack.encode({"picture": msgspec.json.encode(told)}))
 """
     told: Any = msgspec.json.decode(await program(code).avatar(pieces(b""), "image/png"))
     assert told["limits"] == {"RLIMIT_AS": [MEMORY] * 2, "RLIMIT_CPU": [CPU_SECONDS] * 2, "RLIMIT_FSIZE": [0, 0]}
+    assert told["score"] == "1000\n"
     assert told["nice"] == min(19, os.nice(0) + 10)
     assert "planted-key" not in str(told)
     assert told["open"] == 4  # input, output, errors, and the directory itself
