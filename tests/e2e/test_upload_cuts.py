@@ -130,15 +130,16 @@ async def test_cut_at_any_moment(common_server: Server, crowd: list[Person], dic
 
 async def test_a_line_that_goes_silent(common_server: Server, crowd: list[Person]) -> None:
     """A line that is dead without a word takes nothing along: who asks how far it is hears of all it has brought."""
-    ann, data = crowd[0], os.urandom(500_000)
+    ann, data = crowd[0], os.urandom(3_500_000)
     path = await create(common_server, ann, len(data))
+    # What comes quickly earns a line minutes of silence: it would not be cut for that while this test waits.
     before = await bytes_heard(common_server)
     reader, writer = await begin_patch(common_server, ann, path, 0, len(data))
-    writer.write(data[:300_000])
-    await heard(common_server, before + 300_000)
-    assert (await look(common_server, ann, path)).offset in (0, 300_000)
-    await settled(common_server, ann, path, 300_000)
-    assert (await append(common_server, ann, path, 300_000, data[300_000:])).status == 204
+    writer.write(data[:3_000_000])
+    await heard(common_server, before + 3_000_000)
+    assert (await look(common_server, ann, path)).offset in (0, 3_000_000)
+    await settled(common_server, ann, path, 3_000_000)
+    assert (await append(common_server, ann, path, 3_000_000, data[3_000_000:])).status == 204
     await came_to(common_server, ann, path, data)
     assert (await reader.readline()).split()[1] == b"408"
     writer.close()
