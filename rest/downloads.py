@@ -51,8 +51,7 @@ class Downloads:
     def __init__(self, chat: Chat, admission: Admission, settings: RestSettings, variant: Variant) -> None:
         self._files = chat.files
         self._admission = admission
-        self._slowest = settings.slowest_transfer
-        self._shared = bool(settings.origins)
+        self._settings = settings
         self._variant = variant
 
     async def download(self, request: web.Request) -> web.StreamResponse:
@@ -76,7 +75,7 @@ class Downloads:
 
     def _headers(self, request: web.Request, file: File, version: Version) -> dict[str, str]:
         # A page's picture does not say whose page it is. Those that may come in are trusted with the addresses.
-        embedded = self._shared and "signature" in request.query
+        embedded = bool(self._settings.origins) and "signature" in request.query
         return HEADERS | {
             "ETag": version.tag,
             "Last-Modified": version.last_modified,
@@ -106,7 +105,7 @@ class Downloads:
         pieces: AsyncIterator[bytes],
     ) -> None:
         """Sends what there is, or breaks the connection off: nothing that is cut looks complete."""
-        pace = Pace(self._slowest)
+        pace = Pace(self._settings.slowest_transfer, self._settings.body_deadline)
         guard = asyncio.create_task(_guard(request, file))
         try:
             await response.prepare(request)

@@ -14,14 +14,14 @@ from rest.settings import RestSettings
 
 T = TypeVar("T")
 
-GRACE = 20.0
-"""Seconds of waiting that any transfer may take beyond what its bytes do, where nothing else is said."""
-
 
 class Pace:
-    """What a transfer has waited for its client, and may. Time that we ourselves take does not count."""
+    """What a transfer has waited for its client, and may. Time that we ourselves take does not count.
 
-    def __init__(self, slowest: int, grace: float = GRACE) -> None:
+    It may wait `grace` seconds, and as long as its bytes take at `slowest` a second.
+    """
+
+    def __init__(self, slowest: int, grace: float) -> None:
         self._slowest = slowest
         self._left = grace
 

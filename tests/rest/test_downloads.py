@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from protocol.errors import ChatError
-from rest import downloads, pace
+from rest import downloads
 from rest.pace import Pace
 from tests.rest.conftest import ADA_SIGNED, Serve, Server
 
@@ -218,10 +218,9 @@ async def test_access_ends_on_the_way(
         await file.left.wait()
 
 
-async def test_who_does_not_read_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_does_not_read_is_cut(serve: Serve) -> None:
     """A client that takes less than the slowest transfer may, is cut off: nothing waits for it any more."""
-    monkeypatch.setattr(pace, "GRACE", 0.1)
-    server = await serve(slowest_transfer=10**9)
+    server = await serve(slowest_transfer=10**9, body_deadline=0.1)
     file = server.chat.files.file
     file.size, file.pieces = 10**12, endless
     async with asyncio.timeout(PATIENCE), server.raw() as (_, writer):
@@ -241,10 +240,9 @@ async def test_a_client_that_goes(server: Server) -> None:
     assert (await server.ask("GET", "/users/me")).status == 200
 
 
-async def test_a_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pace() -> None:
     """Every byte brings time; what is not waiting costs none; who waits longer in all is told."""
-    monkeypatch.setattr(pace, "GRACE", 0.2)
-    slow = Pace(10)
+    slow = Pace(10, 0.2)
     await asyncio.sleep(0.3)
     await slow.wait(asyncio.sleep(0))
     with pytest.raises(TimeoutError):
