@@ -163,10 +163,10 @@ class FileStore:
                 replaced = await uploads.put_part(conn, file.id, part)
         except ChatError as error:
             if not error.kind.retryable:  # else it may have been written after all
-                await self.blobs.delete([part.blob_id])
+                await self._discard([part.blob_id])
             raise
         if replaced is not None:
-            await self.blobs.delete([replaced])
+            await self._discard([replaced])
 
     async def _blob_of(self, writer: PartWriter, number: int) -> Part:
         part = Part(number, uuid4(), writer.size)
@@ -183,7 +183,7 @@ class FileStore:
         async with self._database.transaction() as conn:
             added = await files.append_part(conn, upload.file.id, part, upload.received)
         if not added:
-            await self.blobs.delete([part.blob_id])
+            await self._discard([part.blob_id])
             raise ChatError("UPLOAD_OFFSET_MISMATCH")
         upload.parts.append(part)
 
@@ -209,9 +209,9 @@ class FileStore:
         """Drops an upload, but not a file that it has become: its row, then its blobs."""
         async with self._database.transaction() as conn:
             blobs = await uploads.drop(conn, upload.file.id)
-        with contextlib.suppress(ChatError):
-            await self.blobs.delete(blobs)
-            if (direct := upload.file.description.direct) and self.blobs.multipart is not None:
+        await self._discard(blobs)
+        if (direct := upload.file.description.direct) and self.blobs.multipart is not None:
+            with contextlib.suppress(ChatError):
                 await self.blobs.multipart.abort(direct.blob_id, direct.upload_id)
 
     async def keep_picture(self, file: StoredFile, variant: Variant, data: bytes) -> Part:
@@ -228,11 +228,15 @@ class FileStore:
         await self.forget(cleared)
 
     async def forget(self, cleared: Cleared) -> None:
-        """Drops what belongs to rows that are gone. A blob that stays, for an error or a crash, is swept later."""
+        """Drops what belongs to rows that are gone."""
         for file_id in cleared.file_ids:
             self._known.pop(file_id, None)
+        await self._discard(cleared.blob_ids)
+
+    async def _discard(self, blob_ids: Sequence[UUID]) -> None:
+        """Drops blobs that no row names. One that stays, for an error or a crash, is swept later."""
         with contextlib.suppress(ChatError):
-            await self.blobs.delete(cleared.blob_ids)
+            await self.blobs.delete(blob_ids)
 
     # --- out -------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ import asyncpg
 import pytest
 
 from tests.e2e.conftest import StartServer
+from tests.e2e.parts import put
 from tests.e2e.server import Person, Server
 from tests.e2e.socket_client import socket_client
 from tests.e2e.test_downloads import ask
@@ -103,6 +104,7 @@ async def test_s3_fails(start_server: StartServer, s3: S3) -> None:
             assert (status, got == data) == (200, True)
         await s3.spoiler.listen()
         await nothing_dangles(server, s3)
+    await _blobs_stay(server, s3, ann)
     await _silence(server, s3, ann, room, path)
     await nothing_dangles(server, s3)
     assert await parts(server) == before
@@ -111,6 +113,18 @@ async def test_s3_fails(start_server: StartServer, s3: S3) -> None:
     async with asyncio.timeout(60):  # an answer of /health holds for a second
         while (await server.data("GET", "/health"))["services"]["files"] == "degraded":
             await asyncio.sleep(0.05)
+
+
+async def _blobs_stay(server: Server, s3: S3, ann: Person) -> None:
+    """What cannot be deleted fails nothing: it is left to the sweep."""
+    before = len(await s3.objects())
+    started = await server.data("POST", "/files", ann.token, {"filename": "a", "file_size": 10})
+    s3.spoiler.spoil("error", only="POST")
+    for _ in range(2):
+        assert await put(server, started["parts"][0]["url"], b"0123456789") == (204, None)
+    assert (await server.call("DELETE", f"/files/uploads/{started['fid']}", ann.token))[0] < 300
+    assert len(await s3.objects()) == before + 2
+    await s3.spoiler.listen()
 
 
 async def _silence(server: Server, s3: S3, ann: Person, room: UUID, path: str) -> None:
