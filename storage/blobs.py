@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import UUID, uuid4
 
 from protocol.errors import ChatError
@@ -109,8 +109,11 @@ class Hands:
     async def run(self, work: Callable[[], T]) -> T:
         """Does work in a thread. Raises ChatError where there is no room."""
         done = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        waiting = asyncio.shield(done)
+        for future in (done, waiting):
+            future.add_done_callback(seen)  # who waits may be cancelled in the moment in which it fails
         try:
-            return await asyncio.shield(done)
+            return await waiting
         except asyncio.CancelledError:
             # A thread cannot be cancelled, and whoever clears up must not meet it at work.
             await asyncio.wait([done])
@@ -131,6 +134,12 @@ def _yield_to_chat() -> None:
     """Linux alone lets a thread have a niceness of its own (setpriority(2), notes)."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+
+
+def seen(done: asyncio.Future[Any]) -> None:
+    """Takes note of an error that nobody may wait for any more: it is not one that asyncio has to report."""
+    if not done.cancelled():
+        done.exception()
 
 
 def refusal(error: OSError) -> ChatError:

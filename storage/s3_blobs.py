@@ -26,7 +26,7 @@ from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError
 
 from protocol.errors import ChatError
-from storage.blobs import PAGE, RETRY_SECONDS, BlobMissing, Hands
+from storage.blobs import PAGE, RETRY_SECONDS, BlobMissing, Hands, seen
 from storage.places import Bucket
 from storage.s3_multipart import Multipart
 
@@ -223,6 +223,7 @@ async def _in_time(asking: Awaitable[T], silence: float, moved_at: Callable[[], 
     """An answer, unless nothing has moved for so many seconds: TimeoutError. Without `moved_at`, so many in all."""
     began = time.monotonic()
     task = asyncio.ensure_future(asking)
+    task.add_done_callback(seen)
     try:
         while not task.done():
             left = silence - (time.monotonic() - max(began, moved_at() if moved_at else 0))

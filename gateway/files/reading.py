@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from crypto.file_sealing import CHUNK, PartSeal, chunks_of
 from gateway.files.parts import open_chunks, sealed_range
-from storage.blobs import Blobs
+from storage.blobs import Blobs, seen
 from storage.files import Part, StoredFile, Variant
 
 CHUNKS_AT_ONCE = 16
@@ -47,6 +47,7 @@ class Reading:
         try:
             for piece in pieces(self._parts, start, length):
                 ready, ahead = ahead, asyncio.create_task(self._open(piece))
+                ahead.add_done_callback(seen)  # the one before may fail first
                 if ready is not None:
                     yield await ready
             if ahead is not None:
