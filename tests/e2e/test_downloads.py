@@ -108,16 +108,12 @@ async def test_a_signed_address(common_server: Server, crowd: list[Person]) -> N
 
 
 async def test_an_old_address(start_server: StartServer) -> None:
-    """An address is good for as long as it says, also after keys were rotated, and counts against its user's rate."""
-    server = await start_server(PARLEY_FILE_URL_LIFE="2", PARLEY_LIMIT_REQUESTS="1000")
+    """An address is good for as long as it says, and no longer; the file is still there for a token."""
+    server = await start_server(PARLEY_FILE_URL_LIFE="2")
     ann = await server.person()
     file = await upload(server, ann, b"soon gone")
     answer = await urls(server, ann, file["id"])
     url = answer["files"][0]["url"]
-    _, headers, _ = await ask(server, file["encrypted_url"], ann)
-    status, signed_headers, _ = await ask(server, url)
-    if status == 200:  # on a machine that has taken its time it is over already
-        assert int(signed_headers["X-RateLimit-Remaining"]) < int(headers["X-RateLimit-Remaining"])
     async with asyncio.timeout(60):
         while (await ask(server, url))[0] != 404:
             await asyncio.sleep(0.1)
