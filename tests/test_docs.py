@@ -129,7 +129,9 @@ async def _run(*command: str, **environment: str) -> str:
 
     def run() -> str:
         env = {**os.environ, **environment}
-        return subprocess.run(command, env=env, check=True, capture_output=True, text=True, timeout=30).stdout
+        done = subprocess.run(command, env=env, check=False, capture_output=True, text=True, timeout=30)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     return await asyncio.to_thread(run)
 
