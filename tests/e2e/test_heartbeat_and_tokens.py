@@ -223,6 +223,7 @@ async def test_what_hello_and_ready_say(common_server: Server, crowd: list[Perso
         "role": "owner",
         "seq": 1,
         "last_read_seq": 1,
+        "avatar_url": None,
     }
 
 
