@@ -23,7 +23,7 @@ test: .venv/installed-for-tests
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	.venv/bin/python -m pytest -q -m "alone and not faults"
-	.venv/bin/python -m pytest -q -m "not alone and not faults" -n 5 --dist loadfile --no-loadscope-reorder
+	.venv/bin/python -m pytest -q -m "not alone and not faults" -n 4 --dist loadfile --no-loadscope-reorder
 
 faults: .venv/installed-for-tests
 	.venv/bin/python -m pytest -m "faults or not faults" tests/faults
