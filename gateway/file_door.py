@@ -118,6 +118,10 @@ class FileDoor:
             await self._services.files.abandon([upload.file.id])
             raise
 
+    async def drop(self, upload: Upload) -> None:
+        """Drops an upload, but not a file that it has become. Raises ChatError."""
+        await self._services.files.drop(upload)
+
     async def finish(
         self, actor: Actor, upload: Upload, *, chatroom_id: UUID | None = None, sha256: bytes | None = None
     ) -> UploadedFile:

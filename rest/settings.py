@@ -171,6 +171,9 @@ class Files(Protocol):
     async def receive(self, upload: Any, body: AsyncIterable[bytes]) -> None:
         """Takes the bytes of an upload that comes in one go; nothing is left of one that breaks. Raises ChatError."""
 
+    async def drop(self, upload: Any) -> None:
+        """Drops an upload. Raises ChatError."""
+
     async def finish(
         self, actor: Any, upload: Any, *, chatroom_id: UUID | None = None, sha256: bytes | None = None
     ) -> UploadedFile:

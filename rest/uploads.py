@@ -58,30 +58,42 @@ class Uploads:
         return await self._files.finish(actor, upload)
 
     async def _take_form(self, actor: Actor, request: web.Request) -> UploadedFile:
-        """The fields may stand before the file or behind it."""
+        """`chatroom_id` may stand before the file or behind it. Nothing is left of a form that goes wrong behind it."""
         reader = await multipart(request)
         upload = None
         fields: dict[str, str] = {}
-        for _ in range(FIELDS + 1):
-            part = await next_part(reader)
-            if part is None:
-                break
-            if not isinstance(part, BodyPartReader):
-                raise bad_form()
-            if part.name == "file" and upload is None:
-                command = convert({"filename": part.filename or "", **fields}, CreateUpload, strict=False)
-                upload = await self._receive(actor, command, pieces(part))
-            else:
-                fields[part.name or ""] = await text(part)
+        try:
+            for _ in range(FIELDS + 1):
+                part = await next_part(reader)
+                if part is None:
+                    break
+                if not isinstance(part, BodyPartReader):
+                    raise bad_form()
+                if part.name == "file" and upload is None:
+                    command = convert({"filename": part.filename or "", **fields}, CreateUpload, strict=False)
+                    upload = await self._receive(actor, command, pieces(part))
+                else:
+                    _check_in_time(part.name, behind=upload is not None)
+                    fields[part.name or ""] = await text(part)
+            chatroom_id = convert(fields | {"filename": "-"}, CreateUpload, strict=False).chatroom_id
+        except BaseException:
+            if upload is not None:
+                await self._files.drop(upload)
+            raise
         if upload is None:
             raise ChatError("VALIDATION_REQUIRED_FIELD", "The form has no file.", details={"field": "file"})
-        chatroom_id = convert(fields | {"filename": "-"}, CreateUpload, strict=False).chatroom_id
         return await self._files.finish(actor, upload, chatroom_id=chatroom_id)
 
     async def _receive(self, actor: Actor, command: CreateUpload, body: AsyncIterable[bytes]) -> Any:
         upload = await self._files.begin(actor, command)
         await self._files.receive(upload, paced(body, self._settings))
         return upload
+
+
+def _check_in_time(field: str | None, *, behind: bool) -> None:
+    """What decides how a file is kept has to be known before its bytes come."""
+    if behind and field in ("encrypted", "expires_in"):
+        raise ChatError("VALIDATION_INVALID_VALUE", f"{field} has to stand before the file.", details={"field": field})
 
 
 def _size(request: web.Request) -> dict[str, int]:

@@ -81,3 +81,18 @@ async def test_others_files_cannot_be_sent(server: Server) -> None:
     body = {"content": "look", "attachments": [{"id": file["id"]}]}
     status, answer = await server.call("POST", f"/chatrooms/{room}/messages", eve.token, body)
     assert (status, answer["error"]["code"]) == (404, "FILE_NOT_FOUND")
+
+
+@pytest.mark.parametrize(("field", "value"), [("chatroom_id", "none"), ("expires_in", "60"), ("encrypted", "true")])
+async def test_a_form_that_goes_wrong_behind_its_file(server: Server, field: str, value: str) -> None:
+    """A field behind the file that is wrong, or comes too late to count, refuses all of it; nothing stays behind."""
+    ann, *_ = await server.people(1)
+    form = aiohttp.FormData()
+    form.add_field("file", BytesIO(b"x" * 1000), filename="notes.bin")
+    form.add_field(field, value)
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(f"{server.http}/upload/file", data=form, headers=signed(ann)) as answer,
+    ):
+        assert answer.status == 422
+    assert (await server.data("GET", "/users/me/files", ann.token))["used"] == 0
