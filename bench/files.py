@@ -173,7 +173,7 @@ async def _speed(them: Files, title: str, work: Callable[[Http], Awaitable[Any]]
 def _now(stage: Stage) -> tuple[float, float, float]:
     """The time, our own CPU seconds, and the server's; of a server that is not ours none."""
     used = stage.server.usage() or Usage(0.0, 0.0)
-    return time.perf_counter(), time.process_time(), used.parley
+    return time.perf_counter(), time.process_time(), used.server
 
 
 async def _first_byte(them: Files, http: Http, path: str) -> Result:

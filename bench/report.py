@@ -79,8 +79,8 @@ def _minus(figure: Figure, other: Figure) -> Figure:
 def loaded(window: Window, verdict: Verdict) -> Result:
     """The figures of a run under load."""
     used = window.usage
-    parley, postgres = (used.parley, used.postgres) if used else (None, None)
-    both = used.parley + used.postgres if used else None
+    parley, postgres = (used.server, used.postgres) if used else (None, None)
+    both = used.server + used.postgres if used else None
     figures: dict[str, Figure] = {
         "acked_per_s": window.acked / window.seconds,
         "deliveries_per_s": window.delivered / window.seconds,
@@ -94,7 +94,7 @@ def loaded(window: Window, verdict: Verdict) -> Result:
         "commit_batch_mean": window.batch,
         "parley_cpu_share": _each(parley or 0.0, window.seconds) if parley is not None else None,
         "postgres_cpu_share": _each(postgres or 0.0, window.seconds) if postgres is not None else None,
-        "valkey_cpu_share": _each(used.valkey, window.seconds) if used else None,
+        "redis_cpu_share": _each(used.redis, window.seconds) if used else None,
         "generator_cpu_share": window.own_cpu,
         "generator_lag_p50_ms": _ms(percentile(window.lag, 0.5)),
         "generator_lag_p99_ms": _ms(percentile(window.lag, 0.99)),
@@ -133,7 +133,7 @@ def idle(
         "rss_after_mib": _mib(after and after.rss),
         "bytes_per_session": slope,
         "bytes_per_session_from_none": _each(grown, sessions) if grown is not None else None,
-        "parley_cpu_share": _each(resting.parley, seconds) if resting else None,
+        "parley_cpu_share": _each(resting.server, seconds) if resting else None,
         "postgres_cpu_share": _each(resting.postgres, seconds) if resting else None,
     }
     checks = {"pss_by_sessions": {count: memory.pss for count, memory in points}, "failures": dict(failures)}

@@ -191,7 +191,7 @@ async def storm(options: Options) -> list[Result]:
                     "loop_lag_p50_ms": report.quantile_ms(lag, after, 0.5),
                     "loop_lag_p99_ms": report.quantile_ms(lag, after, 0.99),
                     **report.times("others_wait", waited),
-                    "parley_cpu_s": used.since(usage).parley if used and usage else None,
+                    "parley_cpu_s": used.since(usage).server if used and usage else None,
                     "postgres_cpu_s": used.since(usage).postgres if used and usage else None,
                     "generator_cpu_share": own_cpu / (seconds + AWAY),
                     **report.times("generator_lag", own_lag),

@@ -10,11 +10,11 @@ PROC = Path("/proc")
 
 
 class Usage(NamedTuple):
-    """CPU seconds since the start, of Parley with its workers, of PostgreSQL with its processes, and of Valkey."""
+    """CPU seconds since the start, of a server with its workers, and of its databases with their processes."""
 
-    parley: float
-    postgres: float
-    valkey: float = 0.0
+    server: float
+    postgres: float = 0.0
+    redis: float = 0.0
 
     def since(self, earlier: Usage) -> Usage:
         """What was used in between."""

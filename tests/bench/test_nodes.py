@@ -47,7 +47,7 @@ async def test_fanout() -> None:
         assert result.clean, result.checks
         assert result.checks["delivered"] == 20 * result.checks["sent"] > 0
     assert two.figures["of_one_with_a_core_each"] == pytest.approx(2 * (two.figures["of_one_per_cpu_s"] or 0))
-    assert (two.figures["valkey_cpu_share"] or 0) >= 0
+    assert (two.figures["redis_cpu_share"] or 0) >= 0
 
 
 async def test_hop() -> None:
