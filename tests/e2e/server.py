@@ -8,6 +8,7 @@ import os
 import signal
 import ssl
 import sys
+from asyncio.subprocess import Process
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from uuid import UUID, uuid4
 
 import aiohttp
 
+from tests.e2e.forks import Forked, fork
 from tests.e2e.lines import Transport
 from tests.ports import free_port
 
@@ -59,7 +61,7 @@ class Server:
     arguments: tuple[str, ...] = ()
     port: int = 0
     tcp_port: int = 0
-    process: asyncio.subprocess.Process | None = None
+    process: Process | Forked | None = None
     log_files: list[Path] = field(default_factory=list)
     trust: ssl.SSLContext | None = None
     transport: Transport = "ws-json"
@@ -105,17 +107,23 @@ class Server:
         self.tcp_port = self.tcp_port or free_port()
         log = self.directory / f"server-{len(self.log_files)}.log"
         self.log_files.append(log)
+        self.process = await self._launch(log)
+        async with asyncio.timeout(90):
+            while not await self._answers():
+                assert self.process.returncode is None, log.read_text()
+                await asyncio.sleep(0.02)
+
+    async def _launch(self, log: Path) -> Process | Forked:
+        """A fork; but workers are started as their parent was, and a library is only put before others at a start."""
         with log.open("wb") as out:
-            self.process = await asyncio.create_subprocess_exec(
+            if not self.arguments and "LD_PRELOAD" not in self.settings:
+                return await fork(["serve"], self.environment(), log)
+            return await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "gateway", "serve", *self.arguments),
                 env=self.environment(),
                 stdout=out,
                 stderr=out,
             )
-        async with asyncio.timeout(90):
-            while not await self._answers():
-                assert self.process.returncode is None, log.read_text()
-                await asyncio.sleep(0.02)
 
     def environment(self) -> dict[str, str]:
         """What the process is started with."""
