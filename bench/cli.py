@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import msgspec
 import uvloop
 
-from bench import files, report, scenarios, storms
+from bench import files, report, report_html, scenarios, storms
 from bench import nodes as several
 from bench.faults.run import Options as FaultOptions
 from bench.faults.run import faults as run_faults
 from bench.files import FileOptions
 from bench.report import Result
+from bench.results import read_json
 from bench.scenarios import Options
 from bench.target import TargetError
 
@@ -147,6 +149,20 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+@main.command(name="report")
+@click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="The page.  [default: beside RESULTS]")
+def of_results(results: Path, html: Path | None) -> None:
+    """Draws RESULTS, which --json wrote earlier, as a page."""
+    try:
+        found = read_json(results)
+    except msgspec.DecodeError as error:
+        raise click.ClickException(f"{results} has no results of parley bench: {error}") from error
+    html = html or results.with_suffix(".html")
+    report_html.write(found, html)
+    print(html)
 
 
 @main.group()
