@@ -59,6 +59,7 @@ from storage.blobs import Blobs
 from storage.database import Database, migrate
 from storage.embedded import database_url
 from storage.journal import Journal
+from storage.lookups import Lookups
 from storage.room_keys import RoomKeys, check_master_keys, rewrap
 
 log = logging.getLogger("parley")
@@ -131,9 +132,11 @@ async def _run_node(
     scanner = None
     if config.clamd_address is not None:
         scanner = Scanner(Clamd(config.clamd_address), database, store, journal, room_keys, metrics.files)
+    lookups = Lookups(database)
     services = Services(
         config=config,
         database=database,
+        lookups=lookups,
         journal=journal,
         hub=hub,
         nodes=nodes,
@@ -153,7 +156,7 @@ async def _run_node(
         scanner=scanner,
     )
     chat = Chat(services)
-    door = Door(config, hub, chat, database, wheel, presence, metrics, cluster.bus, cluster.tokens, cluster.fence)
+    door = Door(config, hub, chat, lookups, wheel, presence, metrics, cluster.bus, cluster.tokens, cluster.fence)
     cluster.connect(hub, door, repair, database, room_keys)
     metrics.watch_sessions(lambda: len(hub.links), lambda: len(hub.sessions) - len(hub.links))
     metrics.watch_online(lambda: len(hub.online), lambda: len(presence.elsewhere))

@@ -17,12 +17,13 @@ from gateway.session import Session, SessionLimits
 from gateway.wire import Wire
 from protocol.commands import Resume
 from protocol.errors import ChatError
-from storage import events, rooms
+from storage import events
 from storage.bus import Bus
 from storage.database import Database
 from storage.events import CommittedEvent
 from storage.hints import SessionAsked, SessionRefused, SessionState
 from storage.leases import Claim
+from storage.lookups import Lookups
 from storage.room_keys import RoomKeys
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Arrivals:
         bus: Bus,
         handover: Handover,
         database: Database,
+        lookups: Lookups,
         room_keys: RoomKeys,
         limits: SessionLimits,
         most: int,
@@ -59,6 +61,7 @@ class Arrivals:
         self._bus = bus
         self._handover = handover
         self._database = database
+        self._lookups = lookups
         self._room_keys = room_keys
         self._limits = limits
         self._most = most
@@ -135,9 +138,9 @@ class Arrivals:
         for room_id in state.rooms:
             self._hub.hold(session, room_id)
         await self._bus.heard(state.rooms)
+        if session.hears and set(await self._lookups.chatroom_ids.get(session.user.id) or ()) != state.rooms.keys():
+            return False
         async with self._database.acquire() as conn:
-            if session.hears and set(await rooms.chatroom_ids_of(conn, session.user.id)) != state.rooms.keys():
-                return False
             heads = await events.heads(conn, list(state.rooms))
         behind = {room_id: seq for room_id, seq in state.rooms.items() if heads.get(room_id, 0) > seq}
         found = await events.read_after(self._database, self._room_keys, behind, self._most) if behind else {}

@@ -85,7 +85,17 @@ class Member:
         PresenceExchange(self._node_id, hub, door.presence, door.wheel, self.bus, self.leases, self.fence)
         database.guard(self.fence)
         door.take_from(
-            Arrivals(self._node_id, hub, self.bus, handover, database, room_keys, door.limits, door.config.limit_sync)
+            Arrivals(
+                self._node_id,
+                hub,
+                self.bus,
+                handover,
+                database,
+                door.lookups,
+                room_keys,
+                door.limits,
+                door.config.limit_sync,
+            )
         )
 
     def share(self, limit: int, period: float) -> Share | None:

@@ -31,9 +31,9 @@ from protocol.commands import Resume
 from protocol.errors import ChatError
 from protocol.events import Ready
 from protocol.models import ChatroomState
-from storage import rooms, sign_ins
+from storage import rooms
 from storage.bus import Bus
-from storage.database import Connection, Database
+from storage.lookups import Lookups
 
 
 class Door:
@@ -44,7 +44,7 @@ class Door:
         config: Config,
         hub: Hub,
         chat: Chat,
-        database: Database,
+        lookups: Lookups,
         wheel: Wheel,
         presence: Presence,
         metrics: Metrics,
@@ -67,7 +67,7 @@ class Door:
         # Half of the deadline, so that nobody misses it by waiting.
         self.admission = Admission(config.limit_openings, config.auth_deadline / 2, crowded=_spare_what_is_there)
         metrics.watch_openings(lambda: self.admission.working, lambda: self.admission.waiting)
-        self._database = database
+        self.lookups = lookups
         self.limits = SessionLimits(
             ephemeral=config.limit_outbox_ephemeral,
             outbox=config.limit_outbox,
@@ -129,15 +129,13 @@ class Door:
 
         The sign-in is looked at again: had it ended before the hub knew the session, nobody would close it.
         """
-        async with self._database.acquire() as conn:
-            await _check_sign_in(conn, session.sign_in_id, session.user.id)
-            if not session.hears:
-                return ()
-            for room_id in await rooms.chatroom_ids_of(conn, session.user.id):
-                self.hub.hold(session, room_id)
+        await self._check_sign_in(session)
+        if not session.hears:
+            return ()
+        for room_id in await self.lookups.chatroom_ids.get(session.user.id) or ():
+            self.hub.hold(session, room_id)
         await self._bus.heard(session.rooms)
-        async with self._database.acquire() as conn:
-            return await rooms.states_of(conn, session.user.id)
+        return tuple(map(rooms.chatroom_state, await self.lookups.states.get(session.user.id) or ()))
 
     def admit(self, session: Session, states: tuple[ChatroomState, ...], id: str | None) -> None:
         """Sends `ready` and goes live, in one step, so that the two have no seam."""
@@ -229,14 +227,20 @@ class Door:
         expires = session.token_expires_at
         if actor is None and expires is not None and expires.timestamp() + self.config.token_grace < time.time():
             raise ChatError("AUTH_TOKEN_EXPIRED")
-        async with self._adopting(session, actor), self._database.acquire() as conn:
-            await _check_sign_in(conn, session.sign_in_id, session.user.id)
-            return set(await rooms.chatroom_ids_of(conn, session.user.id))
+        async with self._adopting(session, actor):
+            await self._check_sign_in(session)
+            return set(await self.lookups.chatroom_ids.get(session.user.id) or ())
 
     async def renew(self, session: Session, actor: Actor) -> None:
         """The session goes on under a new token. Raises ChatError when its sign-in has ended meanwhile."""
-        async with self._adopting(session, actor), self._database.acquire() as conn:
-            await _check_sign_in(conn, session.sign_in_id, session.user.id)
+        async with self._adopting(session, actor):
+            await self._check_sign_in(session)
+
+    async def _check_sign_in(self, session: Session) -> None:
+        """Raises ChatError AUTH_TOKEN_INVALID when the sign-in has ended, or the account is no longer active."""
+        sign_in = await self.lookups.sign_ins.get((session.sign_in_id, session.user.id))
+        if sign_in is None or sign_in.is_revoked or not sign_in.is_active:
+            raise ChatError("AUTH_TOKEN_INVALID")
 
     @asynccontextmanager
     async def _adopting(self, session: Session, actor: Actor | None) -> AsyncIterator[None]:
@@ -260,13 +264,6 @@ class Door:
 
     def _expire(self, session: Session) -> None:
         self.wheel.schedule(_Expiry(self.hub, session), self.wheel.now() + self.config.resume_window)
-
-
-async def _check_sign_in(conn: Connection, sign_in_id: UUID, user_id: UUID) -> None:
-    """Raises ChatError AUTH_TOKEN_INVALID when the sign-in has ended, or the account is no longer active."""
-    sign_in = await sign_ins.find(conn, sign_in_id, user_id)
-    if sign_in is None or sign_in.is_revoked or not sign_in.is_active:
-        raise ChatError("AUTH_TOKEN_INVALID")
 
 
 def _spare_what_is_there(crowded: bool) -> None:

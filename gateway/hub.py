@@ -98,6 +98,10 @@ class Hub:
         """How many of a user's sessions have a socket."""
         return sum(session.attached for session in self.users.get(user_id, ()))
 
+    def is_connected(self, user_id: UUID) -> bool:
+        """Whether any of a user's sessions has a socket."""
+        return any(session.attached for session in self.users.get(user_id, ()))
+
     def update_user(self, user: User) -> None:
         """A profile changed: ephemeral events carry the new name from now on."""
         for session in self.users.get(user.id, ()):

@@ -77,7 +77,7 @@ class Presence:
 
     def settle(self, user: User, room_ids: Iterable[UUID]) -> None:
         """The grace is over."""
-        if user.id not in self._hub.online or self._hub.connections_of(user.id):
+        if user.id not in self._hub.online or self._hub.is_connected(user.id):
             return
         self._hub.online.discard(user.id)
         self.on_change(user.id)

@@ -20,6 +20,7 @@ from gateway.presence_rooms import RoomPresence
 from gateway.rates import Rates
 from storage.database import Database
 from storage.journal import Journal
+from storage.lookups import Lookups
 from storage.room_keys import RoomKeys
 
 
@@ -29,6 +30,7 @@ class Services:
 
     config: Config
     database: Database
+    lookups: Lookups
     journal: Journal
     hub: Hub
     nodes: Nodes

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -81,31 +83,37 @@ def member(row: Any) -> Member:
 # --- what a session opens with ---------------------------------------------------------------
 
 
-async def chatroom_ids_of(conn: Connection, user_id: UUID) -> list[UUID]:
-    """The chatrooms a user is a member of."""
-    rows = await conn.fetch("SELECT chatroom_id FROM members WHERE user_id = $1", user_id)
-    return [row["chatroom_id"] for row in rows]
-
-
-async def states_of(conn: Connection, user_id: UUID) -> tuple[ChatroomState, ...]:
-    """Where each of a user's chatrooms stands."""
+async def chatroom_ids_of(conn: Connection, user_ids: Sequence[UUID]) -> dict[UUID, list[UUID]]:
+    """The chatrooms that each user is a member of, if any."""
     rows = await conn.fetch(
-        f"""SELECT c.id, c.kind, {_NAME} AS name, m.role, c.last_seq, m.last_read_seq, {_AVATAR} AS avatar_url
-            FROM members m JOIN chatrooms c ON c.id = m.chatroom_id
-            WHERE m.user_id = $1 AND c.deleted_at IS NULL ORDER BY c.id""",
-        user_id,
+        "SELECT user_id, array_agg(chatroom_id) FROM members WHERE user_id = ANY($1::uuid[]) GROUP BY user_id",
+        user_ids,
     )
-    return tuple(
-        ChatroomState(
-            id=row["id"],
-            kind=row["kind"],
-            name=row["name"],
-            role=row["role"],
-            seq=row["last_seq"],
-            last_read_seq=row["last_read_seq"],
-            avatar_url=row["avatar_url"],
-        )
-        for row in rows
+    return dict(map(tuple, rows))
+
+
+async def states_of(conn: Connection, user_ids: Sequence[UUID]) -> dict[UUID, list[Any]]:
+    """Where each user's chatrooms stand, if there are any: rows for `chatroom_state`."""
+    rows = await conn.fetch(
+        f"""SELECT m.user_id, m.role, m.last_read_seq, c.id, c.kind, c.last_seq, {_NAME} AS name,
+                   {_AVATAR} AS avatar_url
+            FROM members m JOIN chatrooms c ON c.id = m.chatroom_id
+            WHERE m.user_id = ANY($1::uuid[]) AND c.deleted_at IS NULL ORDER BY m.user_id, c.id""",
+        user_ids,
+    )
+    return {user_id: list(states) for user_id, states in groupby(rows, key=itemgetter("user_id"))}
+
+
+def chatroom_state(row: Any) -> ChatroomState:
+    """Where a chatroom stands, as one of its members sees it."""
+    return ChatroomState(
+        id=row["id"],
+        kind=row["kind"],
+        name=row["name"],
+        role=row["role"],
+        seq=row["last_seq"],
+        last_read_seq=row["last_read_seq"],
+        avatar_url=row["avatar_url"],
     )
 
 

@@ -7,6 +7,7 @@ The clock is the database's, one for all nodes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
@@ -116,19 +117,25 @@ async def of_person(conn: Connection, user_id: UUID) -> list[UUID]:
     return [row["id"] for row in rows]
 
 
-async def find(conn: Connection, sign_in_id: UUID, user_id: UUID) -> SignIn | None:
-    """The sign-in and its user as they are now, a bot with its owner. None when that user has no such sign-in."""
-    row = await conn.fetchrow(
-        """SELECT u.id, u.username, u.display_name, u.avatar_url, s.revoked_at,
+async def find(conn: Connection, asked: Sequence[tuple[UUID, UUID]]) -> dict[tuple[UUID, UUID], SignIn]:
+    """Sign-ins and their users as they are now, bots with their owners, by the ids of both.
+
+    What is missing is no sign-in of that user.
+    """
+    rows = await conn.fetch(
+        """SELECT s.id AS sign_in_id, u.id, u.username, u.display_name, u.avatar_url, s.revoked_at,
                u.is_active AND (NOT u.is_bot OR EXISTS (
                    SELECT FROM bots b JOIN users o ON o.id = b.owner_id WHERE b.user_id = u.id AND o.is_active
                )) AS is_active
-           FROM sign_ins s JOIN users u ON u.id = s.user_id WHERE s.id = $1 AND u.id = $2""",
-        sign_in_id,
-        user_id,
+           FROM unnest($1::uuid[], $2::uuid[]) AS k(id, user_id)
+           JOIN sign_ins s ON s.id = k.id AND s.user_id = k.user_id JOIN users u ON u.id = s.user_id""",
+        [sign_in_id for sign_in_id, _ in asked],
+        [user_id for _, user_id in asked],
     )
-    if row is None:
-        return None
+    return {(row["sign_in_id"], row["id"]): _sign_in(row) for row in rows}
+
+
+def _sign_in(row: Any) -> SignIn:
     user = User(id=row["id"], username=row["username"], display_name=row["display_name"], avatar_url=row["avatar_url"])
     return SignIn(user, row["is_active"], row["revoked_at"] is not None)
 

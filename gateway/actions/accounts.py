@@ -60,8 +60,7 @@ async def authenticate(services: Services, token: str) -> Actor:
         raise ChatError("AUTH_TOKEN_EXPIRED") from None
     except TokenInvalid:
         raise ChatError("AUTH_TOKEN_INVALID") from None
-    async with services.database.acquire() as conn:
-        sign_in = await sign_ins.find(conn, claims.sign_in_id, claims.user_id)
+    sign_in = await services.lookups.sign_ins.get((claims.sign_in_id, claims.user_id))
     if sign_in is None or sign_in.is_revoked:
         raise ChatError("AUTH_TOKEN_INVALID")
     if not sign_in.is_active:

@@ -16,7 +16,7 @@ from protocol.commands import GetFile, GetFileUrls
 from protocol.errors import ChatError
 from protocol.events import FileUrlsSigned
 from protocol.models import FileUrls, Scope, UploadedFile
-from storage import files, sign_ins
+from storage import files
 from storage.files import StoredFile, Variant
 
 # --- rules -----------------------------------------------------------------------------------
@@ -87,8 +87,7 @@ async def holder(services: Services, grant: FileGrant, scope: Scope) -> Actor:
     Raises ChatError FILE_NOT_FOUND. Only who has the scope is given a grant, and a bot's sign-in has the same scopes
     all its life.
     """
-    async with services.database.acquire() as conn:
-        sign_in = await sign_ins.find(conn, grant.sign_in_id, grant.user_id)
+    sign_in = await services.lookups.sign_ins.get((grant.sign_in_id, grant.user_id))
     if sign_in is None or sign_in.is_revoked or not sign_in.is_active:
         raise files.not_found()
     return Actor(sign_in.user, grant.sign_in_id, None, scopes=frozenset({scope}))

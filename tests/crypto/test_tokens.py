@@ -154,6 +154,27 @@ def test_a_token_ends_without_leeway() -> None:
         TOKENS.verify(signed(claims(exp=int(time.time()))))
 
 
+def test_a_token_that_was_good_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token whose signature was checked before is good until the second of `exp`, and not longer."""
+    tokens = AccessTokens([PEM], "parley", 60)
+    token, ends = tokens.issue(USER, SIGN_IN)
+    assert tokens.verify(token) == Claims(USER, SIGN_IN, ends)
+    monkeypatch.setattr(time, "time", lambda: ends.timestamp() - 0.1)
+    assert tokens.verify(token) == Claims(USER, SIGN_IN, ends)
+    monkeypatch.setattr(time, "time", lambda: ends.timestamp())
+    with pytest.raises(TokenExpired):
+        tokens.verify(token)
+
+
+def test_no_more_tokens_are_remembered_than_have_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many come, all of them are taken, and memory stays bounded."""
+    monkeypatch.setattr("crypto.tokens.REMEMBERED", 2)
+    tokens = AccessTokens([PEM], "parley", 60)
+    several = [tokens.issue(uuid4(), SIGN_IN)[0] for _ in range(4)]
+    assert all(tokens.verify(token) == tokens.verify(token) for token in several)
+    assert len(tokens._verified) == 2
+
+
 def test_an_expired_token_with_a_wrong_signature_is_invalid() -> None:
     """Nobody learns about expiry with a forged token."""
     with pytest.raises(TokenInvalid):

@@ -48,6 +48,7 @@ from storage.blobs import Directory
 from storage.bus import LocalBus
 from storage.database import Connection, Database
 from storage.journal import Journal
+from storage.lookups import Lookups
 from storage.room_keys import RoomKeys
 
 PATIENCE = 60
@@ -120,9 +121,11 @@ class Node:
         bus.listen(self.hub.deliver)
         self.journal = Journal(write, bus.publish, self.repair.doubt, metrics.committed)
         presence = Presence(self.hub, self.wheel, config.presence_grace)
+        lookups = Lookups(read)
         self.services = Services(
             config=config,
             database=read,
+            lookups=lookups,
             journal=self.journal,
             hub=self.hub,
             nodes=Nodes(self.hub, bus, read),
@@ -142,7 +145,7 @@ class Node:
             scanner=None,
         )
         self.chat = Chat(self.services)
-        self.door = Door(config, self.hub, self.chat, read, self.wheel, presence, metrics, bus, tokens, Open())
+        self.door = Door(config, self.hub, self.chat, lookups, self.wheel, presence, metrics, bus, tokens, Open())
         self.wire = Wire(JSON, bytes)
 
     async def user(self, name: str) -> tuple[Actor, str]:

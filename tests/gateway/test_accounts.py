@@ -33,6 +33,7 @@ from protocol.errors import ChatError, CloseCode
 from protocol.events import Refreshed, SignedIn
 from protocol.models import User
 from storage.database import Database
+from storage.lookups import Lookups
 
 PASSWORD = "correct horse battery"
 PEM = (
@@ -71,6 +72,7 @@ async def services(db: Database, hub: NodesStandIn) -> AsyncIterator[Services]:
     yield Services(
         config=Config(),
         database=db,
+        lookups=Lookups(db),
         journal=cast(Any, None),
         hub=cast(Hub, None),
         nodes=cast(Nodes, hub),

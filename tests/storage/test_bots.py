@@ -53,7 +53,7 @@ async def test_a_new_bot(db: Database) -> None:
         assert (by_key.user.id, by_key.scopes, by_key.key_hash) == (bot_id, ("read", "write"), b"1")
         assert by_public_key.user.id == bot_id
         assert by_public_key.sign_in_id != by_key.sign_in_id
-        sign_in = await sign_ins.find(conn, by_key.sign_in_id, bot_id)
+        sign_in = (await sign_ins.find(conn, [(by_key.sign_in_id, bot_id)])).get((by_key.sign_in_id, bot_id))
         assert sign_in is not None
         assert (sign_in.is_active, sign_in.is_revoked) == (True, False)
 
@@ -138,7 +138,7 @@ async def test_what_a_change_ends(db: Database) -> None:
         assert fresh[0] is not None
         assert await bots.revoke(conn, bot_id) == [fresh[0]]
         assert await ways(conn, bot_id) == (None, None)
-        assert await sign_ins.find(conn, fresh[0], bot_id) is None
+        assert (await sign_ins.find(conn, [(fresh[0], bot_id)])).get((fresh[0], bot_id)) is None
         assert await bots.get(conn, bot_id, ann) is None
         assert await bots.lock_owner(conn, ann) == 0
         profile = await users.get_profile(conn, bot_id)
@@ -156,7 +156,7 @@ async def test_a_deactivated_owner(db: Database) -> None:
         assert key is not None
         await conn.execute("UPDATE users SET is_active = false WHERE id = $1", ann)
         assert await ways(conn, bot_id) == (None, None)
-        sign_in = await sign_ins.find(conn, key, bot_id)
+        sign_in = (await sign_ins.find(conn, [(key, bot_id)])).get((key, bot_id))
         assert sign_in is not None
         assert not sign_in.is_active
         await conn.execute("UPDATE users SET is_active = true WHERE id = $1", ann)

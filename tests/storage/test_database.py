@@ -261,7 +261,7 @@ class TestMigrations:
                 "INSERT INTO sign_ins (id, user_id, client_type, created_at) VALUES ($1, $1, 'mobile', now())", ID
             )
             assert await migrate(connection) == [migration.name for migration in migrations()[1:]]
-            sign_in = await sign_ins.find(connection, ID, ID)
+            sign_in = (await sign_ins.find(connection, [(ID, ID)])).get((ID, ID))
             login = await users.find_login(connection, "ANN")
         assert sign_in is not None
         assert (sign_in.is_active, sign_in.is_revoked) == (True, False)

@@ -47,7 +47,7 @@ async def age(db: Database, token: bytes, seconds: int) -> None:
 async def is_revoked(db: Database, sign_in_id: UUID, user_id: UUID) -> bool:
     """Whether the sign-in has ended."""
     async with db.acquire() as conn:
-        found = await sign_ins.find(conn, sign_in_id, user_id)
+        found = (await sign_ins.find(conn, [(sign_in_id, user_id)])).get((sign_in_id, user_id))
     assert found
     return found.is_revoked
 
@@ -183,11 +183,11 @@ async def test_a_sign_in_is_found_with_its_user_as_they_are_now(db: Database) ->
         user_id, sign_in_id = await sign_in(conn)
         other_id, _ = await sign_in(conn, token=b"other")
         await users.update_account(conn, user_id, {"display_name": "Ann"})
-        before = await sign_ins.find(conn, sign_in_id, user_id)
+        before = (await sign_ins.find(conn, [(sign_in_id, user_id)])).get((sign_in_id, user_id))
         await conn.execute("UPDATE users SET is_active = false WHERE id = $1", user_id)
-        after = await sign_ins.find(conn, sign_in_id, user_id)
-        assert await sign_ins.find(conn, sign_in_id, other_id) is None
-        assert await sign_ins.find(conn, uuid4(), user_id) is None
+        after = (await sign_ins.find(conn, [(sign_in_id, user_id)])).get((sign_in_id, user_id))
+        assert (await sign_ins.find(conn, [(sign_in_id, other_id)])).get((sign_in_id, other_id)) is None
+        assert (await sign_ins.find(conn, [(uuid4(), user_id)])).get((uuid4(), user_id)) is None
     assert before
     assert after
     assert (before.user.display_name, before.is_active, before.is_revoked) == ("Ann", True, False)
