@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import resource
 import secrets
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,20 +18,27 @@ import click
 import msgspec
 import uvloop
 
-from bench import files, report, report_html, scenarios, storms
+from bench import files, report_html, scenarios, storms
 from bench import nodes as several
+from bench.display import Display, print_table
+from bench.environment import environment
 from bench.faults.run import Options as FaultOptions
 from bench.faults.run import faults as run_faults
 from bench.files import FileOptions
-from bench.report import Result
-from bench.results import read_json
-from bench.scenarios import Options
+from bench.nodes import NodeOptions
+from bench.parley import TRANSPORTS, ParleyDeployment
+from bench.results import Report, Run, read_json, write_json
+from bench.scenarios import Scenario, Sizes
+from bench.stage import staged
 from bench.target import TargetError
 
-Given = TypeVar("Given", Options, FileOptions)
 R = TypeVar("R")
+Command = Callable[..., None]
+Option = Callable[[Command], Command]
 
 POSITIVE = click.IntRange(min=1)
+VOID = 3
+"""Exit code of a run in which the generator was too busy to measure."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,84 +46,123 @@ def main() -> None:
     """Load for a Parley server. bench/README.md tells what is measured, and how."""
 
 
-_OPTIONS = (
-    click.option("--url", help="A running server, as in http://127.0.0.1:8000. Without it one is started."),
-    click.option("--codec", type=click.Choice(["json", "msgpack"]), default="json", show_default=True),
-    click.option(
-        "--duration", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True, help="Seconds measured."
-    ),
-    click.option("--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Results for machines."),
+_OUT = (
+    click.option("--json", "json", type=click.Path(dir_okay=False, path_type=Path), help="Results for machines."),
+    click.option("--report", "html", type=click.Path(dir_okay=False, path_type=Path), help="A page with plots."),
 )
+_URL = click.option("--url", help="A running server, as in http://127.0.0.1:8000. Without it one is started.")
+_LOAD = (
+    click.option("--transport", type=click.Choice(TRANSPORTS), default="ws", show_default=True),
+    click.option("--processes", type=POSITIVE, default=1, show_default=True, help="Generator processes."),
+    click.option(
+        "--duration", type=click.FloatRange(0.1, 86_400), default=10.0, show_default=True, help="Seconds measured."
+    ),
+)
+_RATE = click.option(
+    "--rate", "rates", type=click.FloatRange(0.1, 1e6), multiple=True, help="Messages a second. May be repeated."
+)
+_USERS = click.option("--users", type=POSITIVE, default=50, show_default=True, help="Accounts that sessions belong to.")
 
 
-def _common(command: Callable[..., None]) -> Callable[..., None]:
-    for option in _OPTIONS:
-        command = option(command)
-    return command
+def _in_flight(*default: int) -> Option:
+    text = ", ".join(map(str, default))
+    return click.option(
+        "--in-flight",
+        type=POSITIVE,
+        multiple=True,
+        help=f"Messages under way, always. May be repeated.  [default: {text}, without --rate]",
+        callback=lambda context, _option, given: given or (() if context.params.get("rates") else default),
+    )
+
+
+def _with(*options: Option) -> Option:
+    """All of these options."""
+    return lambda command: reduce(lambda made, option: option(made), reversed(options), command)
 
 
 @main.command()
-@_common
+@_with(_URL, *_LOAD, _RATE, _in_flight(1, 50), _USERS, *_OUT)
 @click.option("--connections", type=POSITIVE, default=1000, show_default=True, help="Sessions that hear the chatroom.")
-@click.option("--users", type=POSITIVE, default=50, show_default=True, help="Accounts that the sessions belong to.")
-@click.option("--in-flight", type=POSITIVE, multiple=True, default=(1, 50), show_default=True, help="May be repeated.")
-def fanout(url: str | None, codec: str, duration: float, out: Path | None, **given: Any) -> None:
+def fanout(connections: int, users: int, **given: Any) -> None:
     """One chatroom that everyone hears."""
-    _run(scenarios.fanout, Options(url=url, codec=codec, duration=duration, rooms=1, **given), out)
+    _load("fanout", partial(scenarios.Fanout, Sizes(connections, users)), connections=connections, users=users, **given)
 
 
 @main.command()
-@_common
-@click.option("--connections", type=POSITIVE, default=500, show_default=True, help="Bots, each with one session.")
-@click.option("--in-flight", type=POSITIVE, multiple=True, default=(1, 50), show_default=True, help="May be repeated.")
-def tcp(url: str | None, codec: str, duration: float, out: Path | None, **given: Any) -> None:
-    """Bots in one chatroom over TCP, without Noise and with it."""
-    _run(scenarios.tcp, Options(url=url, codec=codec, duration=duration, rooms=1, users=1, **given), out)
+@_with(_URL, *_LOAD, _RATE, _in_flight(256), *_OUT)
+@click.option("--connections", type=POSITIVE, default=1000, show_default=True, help="Sessions, each of an account.")
+@click.option("--rooms", type=POSITIVE, default=1000, show_default=True, help="Chatrooms.")
+@click.option("--members", type=POSITIVE, default=10, show_default=True, help="Sessions that hear each.")
+def rooms(connections: int, rooms: int, members: int, **given: Any) -> None:
+    """Many chatrooms of a few."""
+    sizes = Sizes(connections, connections, rooms, members)
+    _load("rooms", partial(scenarios.Rooms, sizes), connections=connections, rooms=rooms, members=members, **given)
 
 
 @main.command()
-@_common
-@click.option("--rooms", type=POSITIVE, default=100, show_default=True, help="Chatrooms of two.")
-@click.option("--users", type=click.IntRange(min=2), help="Accounts, each with one session.  [default: two a chatroom]")
-@click.option("--in-flight", type=POSITIVE, multiple=True, default=(256,), show_default=True, help="May be repeated.")
-def durable(url: str | None, codec: str, duration: float, out: Path | None, rooms: int, **given: Any) -> None:
+@_with(_URL, *_LOAD, _RATE, _in_flight(256), *_OUT)
+@click.option("--rooms", type=POSITIVE, default=100, show_default=True, help="Chatrooms.")
+@click.option("--members", type=POSITIVE, default=2, show_default=True, help="Sessions that hear each.")
+def durable(rooms: int, members: int, **given: Any) -> None:
     """Messages that are acked when they are on disk."""
-    users = given["users"] or 2 * rooms
-    options = Options(url, users, given["in_flight"], rooms, users, duration, codec)
-    _run(scenarios.durable, options, out)
+    sizes = Sizes(rooms * members, rooms * members, rooms, members)
+    _load("durable", partial(scenarios.Rooms, sizes), rooms=rooms, members=members, **given)
 
 
 @main.command()
-@_common
-@click.option("--connections", type=POSITIVE, default=5000, show_default=True, help="Sessions.")
-@click.option("--users", type=POSITIVE, default=50, show_default=True, help="Accounts that the sessions belong to.")
+@_with(_URL, *_LOAD[1:], _RATE, _in_flight(1, 50), *_OUT)
+@click.option("--connections", type=POSITIVE, default=500, show_default=True, help="Bots, each with one session.")
+def tcp(connections: int, url: str | None, in_flight: tuple[int, ...], rates: tuple[float, ...], **given: Any) -> None:
+    """Bots in one chatroom over TCP, without Noise and with it."""
+    duration, processes = given["duration"], given["processes"]
+    scenario = scenarios.Fanout(Sizes(connections, connections), in_flight, rates, duration)
+    server = ParleyDeployment(url, "tcp")
+    options = {"url": url, "connections": connections, "in_flight": in_flight, "rates": rates, **given}
+
+    async def both(display: Display) -> tuple[list[Run], dict[str, str]]:
+        return await scenarios.clear_and_sealed(server, scenario, processes, display), server.about()
+
+    _show("tcp", options, both)
+
+
+@main.command()
+@_with(_URL, *_LOAD, _USERS, *_OUT)
+@click.option(
+    "--connections",
+    "steps",
+    type=POSITIVE,
+    multiple=True,
+    default=(1000, 5000, 10_000, 15_000),
+    show_default=True,
+    help="Sessions, step by step. May be repeated.",
+)
 @click.option("--rooms", type=POSITIVE, default=1, show_default=True, help="Chatrooms that each of them is in.")
-def idle(url: str | None, codec: str, duration: float, out: Path | None, **given: Any) -> None:
+def idle(steps: tuple[int, ...], users: int, rooms: int, **given: Any) -> None:
     """Sessions that do nothing, and the memory they take."""
-    _run(scenarios.idle, Options(url=url, codec=codec, duration=duration, in_flight=(), **given), out)
+    scenario = scenarios.Idle(Sizes(max(steps), users, rooms), steps, given["duration"])
+    _measure("idle", scenario, connections=steps, users=users, rooms=rooms, **given)
 
 
 @main.command()
-@_common
+@_with(_URL, *_LOAD, _USERS, *_OUT)
 @click.option("--connections", type=POSITIVE, default=5000, show_default=True, help="Sessions that are cut.")
-@click.option("--users", type=POSITIVE, default=50, show_default=True, help="Accounts that the sessions belong to.")
-def storm(url: str | None, codec: str, duration: float, out: Path | None, **given: Any) -> None:
+def storm(connections: int, users: int, **given: Any) -> None:
     """Everyone is cut at once and comes back within --duration."""
-    _run(storms.storm, Options(url=url, codec=codec, duration=duration, rooms=1, in_flight=(), **given), out)
+    scenario = storms.Storm(connections, users, given["duration"])
+    _measure("storm", scenario, connections=connections, users=users, **given)
 
 
 @main.command(name="files")
-@_OPTIONS[0]
+@_with(_URL, *_OUT)
 @click.option(
     "--duration", type=click.FloatRange(0.1, 600), default=3.0, show_default=True, help="Seconds of each measurement."
 )
 @click.option("--size", type=POSITIVE, default=1000, show_default=True, help="MB of the file for memory.")
 @click.option("--transfers", type=POSITIVE, default=20, show_default=True, help="Transfers beside chat.")
 @click.option("--rate", type=click.FloatRange(0.001), default=1.0, show_default=True, help="MB/s of each, in one run.")
-@_OPTIONS[3]
-def of_files(out: Path | None, **given: Any) -> None:
+def of_files(json: Path | None, html: Path | None, **given: Any) -> None:
     """Files in and out, and what they do to chat and memory."""
-    _run(files.files, FileOptions(**given), out)
+    _show("files", {"json": json, "html": html, **given}, _plainly(partial(files.files, FileOptions(**given))))
 
 
 @main.command()
@@ -170,62 +214,82 @@ def nodes() -> None:
     """Two nodes, as workers of a server of our own: what the second brings, and what it costs."""
 
 
-def _of_nodes(command: Callable[..., None]) -> Callable[..., None]:
-    for option in _OPTIONS[1:]:  # without --url
-        command = option(command)
-    return command
-
-
 @nodes.command(name="fanout")
-@_of_nodes
+@_with(*_LOAD, *_OUT)
 @click.option("--connections", type=POSITIVE, default=2000, show_default=True, help="Sessions, on each of the servers.")
 @click.option("--rooms", type=POSITIVE, default=20, show_default=True, help="Chatrooms that they hear, one each.")
 @click.option("--in-flight", type=POSITIVE, default=40, show_default=True)
 @click.option("--rounds", type=POSITIVE, default=3, show_default=True, help="Turns of each server.")
-def nodes_fanout(codec: str, duration: float, out: Path | None, in_flight: int, rounds: int, **given: int) -> None:
+def nodes_fanout(json: Path | None, html: Path | None, **given: Any) -> None:
     """Many chatrooms, on one process and on two workers by turns."""
-    options = Options(None, given["connections"], (in_flight,), given["rooms"], 0, duration, codec)
-    _run(partial(several.fanout, rounds=rounds), options, out, "nodes fanout")
+    work = partial(several.fanout, NodeOptions(**given))
+    _show("nodes fanout", {"json": json, "html": html, **given}, _plainly(work))
 
 
 @nodes.command(name="hop")
-@_of_nodes
-def nodes_hop(codec: str, duration: float, out: Path | None) -> None:
+@_with(_LOAD[0], _LOAD[2], *_OUT)
+def nodes_hop(json: Path | None, html: Path | None, **given: Any) -> None:
     """How much later the other node has an event."""
-    _run(several.hop, Options(None, 2, (), 1, 2, duration, codec), out, "nodes hop")
+    _show("nodes hop", {"json": json, "html": html, **given}, _plainly(partial(several.hop, NodeOptions(**given))))
 
 
 @nodes.command(name="idle")
-@_of_nodes
+@_with(*_LOAD, _USERS, *_OUT)
 @click.option("--sessions", type=POSITIVE, multiple=True, default=(1000, 2000, 4000), show_default=True)
 @click.option("--rooms", type=POSITIVE, multiple=True, default=(1000, 4000, 16000), show_default=True)
-@click.option("--users", type=POSITIVE, default=50, show_default=True, help="Accounts that the sessions belong to.")
 def nodes_idle(
-    codec: str, duration: float, out: Path | None, sessions: tuple[int, ...], rooms: tuple[int, ...], users: int
+    sessions: tuple[int, ...], rooms: tuple[int, ...], json: Path | None, html: Path | None, **given: Any
 ) -> None:
     """What nodes use that have nothing to do."""
-    options = Options(None, 0, (), 1, users, duration, codec)
-    _run(partial(several.idle, sessions=sorted(sessions), rooms=sorted(rooms)), options, out, "nodes idle")
+    work = partial(several.idle, NodeOptions(**given), sessions=sorted(sessions), rooms=sorted(rooms))
+    _show("nodes idle", {"json": json, "html": html, "sessions": sessions, "rooms": rooms, **given}, _plainly(work))
 
 
-def _run(
-    scenario: Callable[[Given], Coroutine[Any, Any, list[Result]]],
-    options: Given,
-    out: Path | None,
-    name: str | None = None,
-) -> None:
-    """Runs it, prints the table, and exits with 1 when anything was lost, repeated or out of order."""
-    environment = report.environment()
-    results = _complete(scenario(options))
-    name = name or scenario.__name__
-    print(report.table(name, results))
-    if out is not None:
-        whole = {"scenario": name, "options": asdict(options), "environment": environment}
-        out.write_text(json.dumps({**whole, "runs": [asdict(result) for result in results]}, indent=2) + "\n")
-    sys.exit(0 if all(result.clean for result in results) else 1)
+Measured = tuple[list[Run], dict[str, str]]
+"""Runs, and what the server says about itself."""
 
 
-def _complete(work: Coroutine[Any, Any, R]) -> R:
+def _load(name: str, scenario: Callable[..., Scenario], **given: Any) -> None:
+    """A scenario that takes loads."""
+    _measure(name, scenario(given["in_flight"], given["rates"], given["duration"]), **given)
+
+
+def _measure(name: str, scenario: Scenario, **given: Any) -> None:
+    """A scenario on Parley."""
+    server = ParleyDeployment(given["url"], given["transport"])
+
+    async def work(display: Display) -> Measured:
+        async with staged(server, given["processes"], display) as stage:
+            await scenario.prepare(stage)
+            return await scenario.runs(stage), server.about()
+
+    _show(name, given, work)
+
+
+def _plainly(work: Callable[[Display], Awaitable[list[Run]]]) -> Callable[[Display], Awaitable[Measured]]:
+    """Work with servers that say nothing about themselves."""
+
+    async def measured(display: Display) -> Measured:
+        return await work(display), {}
+
+    return measured
+
+
+def _show(name: str, given: dict[str, Any], work: Callable[[Display], Awaitable[Measured]]) -> None:
+    """Does it, prints the table, writes what was asked for. Exits with 1 when anything was wrong, and 3 when void."""
+    with Display() as display:
+        runs, about = _complete(work(display))
+    options = {key: value for key, value in given.items() if key not in ("json", "html")}
+    report = Report(name, options, environment({"parley": about}), runs)
+    print_table(report)
+    if given["json"] is not None:
+        write_json(report, given["json"])
+    if given["html"] is not None:
+        report_html.write(report, given["html"])
+    sys.exit(1 if not report.clean else VOID if report.void else 0)
+
+
+def _complete(work: Awaitable[R]) -> R:
     """Runs it to its end, or until Ctrl-C."""
     _allow_many_sockets()
     try:

@@ -5,24 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
-from uuid import UUID
 
 import msgspec
 
-from bench import report
+from bench.display import Display
 from bench.http import Answer, Http
-from bench.load import Load
-from bench.report import Figure, Result
-from bench.rest import Account
-from bench.scenarios import Options, Stage, staged
+from bench.load import Buckets
+from bench.parley import ParleyDeployment
+from bench.results import Figure, Run, Verdict, distributions, median
+from bench.stage import Drive, Stage, staged
 from bench.target import TargetError
 from bench.usage import Usage
+from bench.validity import reasons
 
 MB = 10**6
 LARGE = 256 * MB
@@ -31,8 +30,8 @@ SMALL = 4_096
 """Bytes of the file whose first byte is timed."""
 SMALL_EVERY = 0.01
 """Seconds between two of its downloads."""
-CHAT_EVERY = 0.02
-"""Seconds between two messages while transfers run; they do not wait for each other."""
+CHAT_RATE = 50.0
+"""Messages a second while transfers run; they do not wait for each other."""
 ROUNDS = 3
 """Turns that chat has with and without transfers, so that each has the same neighbours."""
 LOOK_EVERY = 0.05
@@ -52,31 +51,22 @@ class FileOptions:
     rate: float
 
 
-class Paced(Load):
-    """Messages that go when they are due, whatever became of those before: latency runs from that moment."""
-
-    def due(self, at: float) -> None:
-        """Sends the next one."""
-        self._starts[self._first + self.sent] = at
-        self.sent += 1
-        self._send(self._first + self.sent - 1)
-
-
 class Files:
     """The files of one run."""
 
-    def __init__(self, stage: Stage, account: Account) -> None:
+    def __init__(self, stage: Stage, url: str, token: str) -> None:
         self.stage = stage
         self.failed = 0
-        self._account = account
+        self._url = url
+        self._token = token
 
     async def open(self, rate: float | None = None) -> Http:
         """A connection."""
-        return await Http.open(self.stage.server.url, rate)
+        return await Http.open(self._url, rate)
 
     async def upload(self, http: Http, size: int) -> str:
         """Sends a file, and checks what the server says of it. Its path."""
-        answer = await http.post("/upload/file?filename=bench", self._account.token, PIECE, size)
+        answer = await http.post("/upload/file?filename=bench", self._token, PIECE, size)
         self._check(answer, HTTPStatus.CREATED)
         file = msgspec.json.decode(answer.body)["data"]["file"]
         self.failed += file["file_size"] != size
@@ -84,7 +74,7 @@ class Files:
 
     async def download(self, http: Http, path: str, size: int) -> Answer:
         """Fetches a file, and checks that it is whole, and begins as it should."""
-        answer = await http.get(path, self._account.token)
+        answer = await http.get(path, self._token)
         self._check(answer, HTTPStatus.OK)
         self.failed += answer.size != size or not PIECE.startswith(answer.body)
         return answer
@@ -117,44 +107,41 @@ class Files:
                 http.close()
 
 
-async def files(options: FileOptions) -> list[Result]:
+async def files(options: FileOptions, display: Display) -> list[Run]:
     """One after the other: memory, while nothing else was there; speed, first byte, chat beside transfers."""
-    staging = Options(options.url, 2, (), 1, 2, options.duration, "json")
-    async with staged(staging, apart=True) as stage:
-        accounts = await stage.accounts(2)
-        room = await stage.rest.chatroom(accounts[0], accounts[1:])
-        await stage.open(accounts, 2)
-        them = Files(stage, accounts[0])
+    server = ParleyDeployment(options.url)
+    async with staged(server, 1, display) as stage:
+        seats = await stage.seat(2, [[0, 1]])
+        await stage.open(seats.credentials, 2)
+        them = Files(stage, server.rest.url, seats.credentials[0])
         http = await them.open()
         small = await them.upload(http, SMALL)
         await them.download(http, small, SMALL)  # what is loaded once is there from now on
         memory = await _memory(them, http, options.size * MB)
         large = await them.upload(http, LARGE)
         await them.download(http, large, LARGE)  # in the page cache from now on
-        results = [
-            await _speed(them, "download", lambda http: them.download(http, large, LARGE)),
-            await _speed(them, "upload", lambda http: them.upload(http, LARGE)),
-            await _first_byte(them, http, small),
-            *await _beside_chat(them, room, large, options),
+        runs = [
+            await _speed(them, "download", lambda http: them.download(http, large, LARGE), options.duration),
+            await _speed(them, "upload", lambda http: them.upload(http, LARGE), options.duration),
+            await _first_byte(them, http, small, options.duration),
+            *await _beside_chat(them, seats.rooms[0], large, options),
             *memory,
         ]
         http.close()
-        return results
+        return runs
 
 
-def _result(them: Files, title: str, figures: dict[str, Figure], own_cpu: float = 0.0) -> Result:
-    failures = dict(them.stage.idle.failures)
-    clean = not (them.failed or failures)
-    return Result(title, clean, figures, {"failed": them.failed, "failures": failures}, report.saturated(own_cpu))
+def _run(them: Files, title: str, figures: dict[str, Figure], own_cpu: float = 0.0) -> Run:
+    failures = {"transfers": them.failed} if them.failed else {}
+    return Run(title, Verdict(not failures, reasons([own_cpu], []), failures=failures), figures=figures)
 
 
 # --- speed -------------------------------------------------------------------------------------
 
 
-async def _speed(them: Files, title: str, work: Callable[[Http], Awaitable[Any]]) -> Result:
+async def _speed(them: Files, title: str, work: Callable[[Http], Awaitable[Any]], seconds: float) -> Run:
     """One transfer at a time, for a while."""
-    report.progress(f"measuring one {title} at a time")
-    seconds = them.stage.options.duration
+    them.stage.display.say(f"measuring one {title} at a time")
     async with them.running([work], None) as (http,):
         await asyncio.sleep(min(0.5, seconds))
         before, moved = _now(them.stage), http.moved
@@ -163,37 +150,36 @@ async def _speed(them: Files, title: str, work: Callable[[Http], Awaitable[Any]]
         moved = http.moved - moved
     figures: dict[str, Figure] = {
         "mb_per_s": moved / MB / took,
-        "mb_per_parley_cpu_s": moved / MB / used if used else None,
-        "parley_cpu_share": used / took if used else None,
+        "mb_per_process_cpu_s": moved / MB / used if used else None,
+        "process_cpu_share": used / took if used else None,
         "generator_cpu_share": own / took,
     }
-    return _result(them, title, figures, own / took)
+    return _run(them, title, figures, own / took)
 
 
 def _now(stage: Stage) -> tuple[float, float, float]:
     """The time, our own CPU seconds, and the server's; of a server that is not ours none."""
-    used = stage.server.usage() or Usage(0.0, 0.0)
+    used = stage.deployment.usage() or Usage(0.0, 0.0)
     return time.perf_counter(), time.process_time(), used.server
 
 
-async def _first_byte(them: Files, http: Http, path: str) -> Result:
+async def _first_byte(them: Files, http: Http, path: str, seconds: float) -> Run:
     """A small file every now and then."""
-    report.progress("timing first bytes")
-    taken: list[float] = []
-    until = time.perf_counter() + them.stage.options.duration
+    them.stage.display.say("timing first bytes")
+    taken = Buckets()
+    until = time.perf_counter() + seconds
     while time.perf_counter() < until:
-        taken.append((await them.download(http, path, SMALL)).first_byte)
+        taken.count(int((await them.download(http, path, SMALL)).first_byte * 1e6))
         await asyncio.sleep(SMALL_EVERY)
-    return _result(them, "small files", report.times("first_byte", taken))
+    run = _run(them, "small files", {})
+    return msgspec.structs.replace(run, latency=distributions(first_byte=taken))
 
 
 # --- chat beside transfers -----------------------------------------------------------------------
 
 
-async def _beside_chat(them: Files, room: UUID, large: str, options: FileOptions) -> list[Result]:
+async def _beside_chat(them: Files, room: str, large: str, options: FileOptions) -> list[Run]:
     """The same chat by turns: alone, beside transfers of so many bytes a second, and beside ones without a limit."""
-    load = Paced(them.stage.senders(room, them.stage.sessions), 0, 0)
-    them.stage.wire.listener = load
     work: list[Callable[[Http], Awaitable[Any]]] = [
         (lambda http: them.download(http, large, LARGE)) if number % 2 else (lambda http: them.upload(http, LARGE // 8))
         for number in range(options.transfers)
@@ -203,54 +189,33 @@ async def _beside_chat(them: Files, room: UUID, large: str, options: FileOptions
         f"chat, {options.transfers} × {options.rate:g} MB/s": (work, options.rate * MB),
         f"chat, {options.transfers} at full speed": (work, None),
     }
-    waits: dict[str, array[float]] = {title: array("d") for title in kinds}
-    moved = dict.fromkeys(kinds, 0.0)
-    for turn in range(ROUNDS):
+    runs: dict[str, list[Run]] = {title: [] for title in kinds}
+    for _ in range(ROUNDS):
         for title, (transfers, rate) in kinds.items():
-            report.progress(f"{title}, turn {turn + 1} of {ROUNDS}")
             async with them.running(transfers, rate) as connections:
-                await _chat(load, options.duration / ROUNDS + 0.5)
-                del load.latencies[:]
-                before = sum(http.moved for http in connections)
-                waits[title] += await _chat(load, options.duration)
-                moved[title] += (sum(http.moved for http in connections) - before) / MB / options.duration / ROUNDS
-    them.stage.idle.failures.update(load.failures)
-    them.stage.wire.listener = them.stage.idle
-    alone = report.times("ack", waits["chat alone"])["ack_p99_ms"]
-    return [_chat_result(them, title, waits[title], moved[title], alone) for title in kinds]
+                runs[title].append(await _chat(them, room, connections, options.duration))
+    found = [median(each).titled(title) for title, each in runs.items()]
+    alone = found[0].latency["ack"].p99_ms
+    return [run.with_figures({"ack_p99_of_alone": run.latency["ack"].p99_ms / alone}) for run in found]
 
 
-async def _chat(load: Paced, seconds: float) -> array[float]:
-    """Messages for so many seconds. What the acks of all that was sent took, once they are there."""
-    began = time.perf_counter()
-    for number in range(round(seconds / CHAT_EVERY)):
-        due = began + number * CHAT_EVERY
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        load.due(due)
-    async with asyncio.timeout(60):
-        while load.acks < load.sent:
-            await asyncio.sleep(0.005)
-    taken, load.latencies = load.latencies, array("d")
-    return taken
-
-
-def _chat_result(them: Files, title: str, waits: Sequence[float], moved: float, alone: Figure) -> Result:
-    figures = report.times("ack", waits)
-    p99 = figures["ack_p99_ms"]
-    figures["ack_p99_of_alone"] = p99 / alone if p99 and alone else None
-    figures["transfers_mb_per_s"] = moved
-    return _result(them, title, figures)
+async def _chat(them: Files, room: str, connections: Sequence[Http], seconds: float) -> Run:
+    """Messages for so many seconds, and what was moved beside them."""
+    began, before = time.perf_counter(), sum(http.moved for http in connections)
+    run = await them.stage.run(Drive(rate=CHAT_RATE), [(room, [0, 1])], seconds)
+    moved = sum(http.moved for http in connections) - before
+    return run.with_figures({"transfers_mb_per_s": moved / MB / (time.perf_counter() - began)})
 
 
 # --- memory ----------------------------------------------------------------------------------
 
 
-async def _memory(them: Files, http: Http, size: int) -> list[Result]:
+async def _memory(them: Files, http: Http, size: int) -> list[Run]:
     """What a large file takes of the server's memory, on its way in and on its way out."""
-    results = []
+    runs = []
     path = ""
     for title in ("large in", "large out"):
-        report.progress(f"{title}: {size // MB} MB")
+        them.stage.display.say(f"{title}: {size // MB} MB")
         async with _watched(them.stage) as grown:
             began = time.perf_counter()
             if title == "large in":
@@ -264,18 +229,18 @@ async def _memory(them: Files, http: Http, size: int) -> list[Result]:
             "rss_grown_mb": grown[0] / MB if grown else None,
             "pss_grown_mb": grown[1] / MB if grown else None,
         }
-        results.append(_result(them, title, figures))
-    return results
+        runs.append(_run(them, title, figures))
+    return runs
 
 
 @asynccontextmanager
 async def _watched(stage: Stage) -> AsyncIterator[list[int]]:
     """By how many bytes RSS and PSS are larger than at the beginning, at most; nothing where they cannot be read."""
-    first = stage.server.memory()
+    first = stage.deployment.memory()
     grown: list[int] = [] if first is None else [0, 0]
 
     async def look() -> None:
-        while first is not None and (now := stage.server.memory()) is not None:
+        while first is not None and (now := stage.deployment.memory()) is not None:
             grown[:] = max(grown[0], now.rss - first.rss), max(grown[1], now.pss - first.pss)
             await asyncio.sleep(LOOK_EVERY)
 

@@ -7,10 +7,13 @@ found without parsing it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 from uuid import UUID
 
+from bench.dialect import ID_WIDTH, STAMP_WIDTH, Scan, Send, Span
+from bench.dialect import TEXT as TEXT_BEHIND
 from protocol.codec import ClientFrame, Codec
 from protocol.commands import SendMessage
 from protocol.framing import HEADER_BYTES, frame
@@ -18,41 +21,29 @@ from protocol.framing import HEADER_BYTES, frame
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 """Opcodes (RFC 6455, 5.2)."""
 
-ID_WIDTH = 12
-"""Digits of a frame id: all of the same width, so that a prebuilt frame's length never changes."""
-
-_PLACE = "#" * ID_WIDTH
+_NUMBER = "#" * ID_WIDTH
+_STAMP = "@" * STAMP_WIDTH
 _MASK = bytes(4)  # of zeros: the server unmasks as ever, and the payload can be put together beforehand
-
-
-class Run(NamedTuple):
-    """Events of one chatroom with seq `first`, `first + 1`, … `last`, one right after the other."""
-
-    room: bytes
-    first: int
-    last: int
-
-
-class Scan(NamedTuple):
-    """What was found in some bytes. `end` is where the first incomplete frame begins."""
-
-    runs: list[Run]
-    acks: list[int]
-    others: list[tuple[int, bytes]]
-    end: int
 
 
 class Layout(NamedTuple):
     """Where a codec's server frames have what is looked for.
 
     `event` and `ack` are how such frames begin; `tail` finds chatroom and seq in the
-    frame that ends at an offset; `id_tail` is the number of bytes behind an ack's id.
+    frame that ends at an offset; `id_tail` is the number of bytes behind an ack's id;
+    `content` stands before a text.
     """
 
     event: bytes
     ack: bytes
     tail: Callable[[bytes, int], tuple[bytes, int]]
     id_tail: int
+    content: bytes
+
+    def stamps(self, data: bytes) -> Iterator[int]:
+        """When the messages in these events should have gone."""
+        pattern = rb"%s.*?%s(\d{%d})" % (re.escape(self.event), re.escape(self.content), STAMP_WIDTH)
+        return map(int, re.findall(pattern, data, re.DOTALL))
 
 
 def _json_tail(data: bytes, end: int) -> tuple[bytes, int]:
@@ -69,8 +60,10 @@ def _msgpack_tail(data: bytes, end: int) -> tuple[bytes, int]:
 
 
 LAYOUTS = {
-    "json": Layout(b'{"event":"message_received"', b'{"event":"ack"', _json_tail, 2),
-    "msgpack": Layout(b"\x84\xa5event\xb0message_received", b"\x83\xa5event\xa3ack", _msgpack_tail, 0),
+    "json": Layout(b'{"event":"message_received"', b'{"event":"ack"', _json_tail, 2, b'"content":"'),
+    "msgpack": Layout(
+        b"\x84\xa5event\xb0message_received", b"\x83\xa5event\xa3ack", _msgpack_tail, 0, b"\xa7content\xd9\xc8"
+    ),
 }
 
 
@@ -87,15 +80,15 @@ def masked(opcode: int, payload: bytes) -> bytes:
     return bytes([0x80 | opcode]) + length + _MASK + payload
 
 
-def send_template(codec: Codec, room: UUID, text: str, pack: Pack = masked) -> Callable[[int], bytes]:
-    """A function from a message's number to its `send_message` frame; the number is the frame's id and `client_id`."""
-    command = SendMessage(chatroom_id=room, content=text, client_id=_PLACE)
-    sent = pack(BINARY if codec.binary else TEXT, codec.encode(ClientFrame("send_message", command, _PLACE)))
-    first, second, third = sent.split(_PLACE.encode())
+def send_template(codec: Codec, room: UUID, pack: Pack = masked) -> Send:
+    """Makes `send_message` frames; a message's number is the frame's id and `client_id`, its stamp begins the text."""
+    command = SendMessage(chatroom_id=room, content=_STAMP + TEXT_BEHIND, client_id=_NUMBER)
+    sent = pack(BINARY if codec.binary else TEXT, codec.encode(ClientFrame("send_message", command, _NUMBER)))
+    template = sent.replace(b"%", b"%%").replace(_NUMBER.encode(), b"%%(number)0%dd" % ID_WIDTH)
+    template = template.replace(_STAMP.encode(), b"%%(stamp)0%dd" % STAMP_WIDTH)
 
-    def build(number: int) -> bytes:
-        digits = b"%0*d" % (ID_WIDTH, number)
-        return b"".join((first, digits, second, digits, third))
+    def build(number: int, stamp: int) -> bytes:
+        return template % {b"number": number, b"stamp": stamp}
 
     return build
 
@@ -134,7 +127,7 @@ def split_framed(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 def scan(data: bytes, layout: Layout, split: Split = split) -> Scan:
     """Reads lengths, chatrooms and seqs; anything but durable events and acks is handed on as it is."""
-    runs: list[Run] = []
+    spans: list[Span] = []
     acks: list[int] = []
     others: list[tuple[int, bytes]] = []
     room, first, last, at = b"", 0, -1, 0
@@ -143,7 +136,7 @@ def scan(data: bytes, layout: Layout, split: Split = split) -> Scan:
             here, seq = layout.tail(data, at)
             if seq != last + 1 or here != room:
                 if room:
-                    runs.append(Run(room, first, last))
+                    spans.append(Span(room, first, last))
                 room, first = here, seq
             last = seq
         elif data.startswith(layout.ack, start):
@@ -151,27 +144,8 @@ def scan(data: bytes, layout: Layout, split: Split = split) -> Scan:
         else:
             others.append((opcode, data[start:at]))
     if room:
-        runs.append(Run(room, first, last))
-    return Scan(runs, acks, others, at)
-
-
-class Scanner:
-    """Scans, and remembers the last result: what one receiver got, the next usually gets byte for byte.
-
-    Equal bytes have equal seqs, and comparing them is cheaper than looking for them.
-    """
-
-    def __init__(self, layout: Layout, split: Split = split) -> None:
-        self._layout = layout
-        self._split = split
-        self._data = b""
-        self._scan = Scan([], [], [], 0)
-
-    def scan(self, data: bytes) -> Scan:
-        """What is in these bytes, which begin with a frame."""
-        if data != self._data:
-            self._data, self._scan = data, scan(data, self._layout, self._split)
-        return self._scan
+        spans.append(Span(room, first, last))
+    return Scan(spans, acks, others, at)
 
 
 class SeqCheck:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Iterable
 from timeit import timeit
-from typing import Protocol
 
+from bench.frames import BINARY, CLOSE, PING, PONG, masked, split
 from bench.target import TargetError
 from crypto.noise import MAX_MESSAGE, Handshake, NoiseBroken, PrivateKey
 from protocol.codec import ClientFrame, Codec
@@ -14,37 +15,18 @@ from protocol.commands import Authenticate
 from protocol.framing import HEADER_BYTES, FrameReader, Preface, frame
 
 
-class Line(Protocol):
-    """One session's way. `ready` once frames come and go; from then on a line that is not `sealed` is left out."""
-
-    ready: bool
-    sealed: bool
-
-    def first(self) -> bytes:
-        """What the client says first."""
-        ...
-
-    def take(self, data: bytes) -> tuple[bytes, bytes]:
-        """Bytes of frames, and what has to be answered. Raises TargetError."""
-        ...
-
-    def pack(self, frames: bytes) -> bytes:
-        """Frames as they go out."""
-        ...
-
-
 class WebSocketLine:
-    """The upgrade; the token, if there is one, goes where a browser has to put it."""
+    """The upgrade. `path` has the query, where a token stands for those who can't set headers."""
 
     sealed = False
 
-    def __init__(self, host: str, port: int, path: str, codec: Codec, token: str | None) -> None:
+    def __init__(self, host: str, port: int, path: str, subprotocol: str | None) -> None:
         key = base64.b64encode(os.urandom(16)).decode()
-        query = f"?token={token}" if token is not None else ""
+        offer = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol else ""
         self._request = (
-            f"GET {path}/ws{query} HTTP/1.1\r\nHost: {host}:{port}\r\n"
+            f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\n"
             f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
-            f"Sec-WebSocket-Protocol: parley.v1.{codec.name}\r\n\r\n"
+            f"{offer}\r\n"
         ).encode()
         self._answer = b""
         self.ready = False
@@ -98,22 +80,24 @@ class SealedLine:
     sealed = True
 
     def __init__(self, codec: Codec, token: str, server_key: bytes) -> None:
-        preface = bytes(Preface(msgpack=codec.binary, noise=True))
-        self._handshake = Handshake("NK", initiator=True, prologue=preface, remote_static=server_key)
-        self._opening = preface + frame(self._handshake.write())
+        self._preface = bytes(Preface(msgpack=codec.binary, noise=True))
+        self._handshake = Handshake("NK", initiator=True, prologue=self._preface, remote_static=server_key)
         self._authenticate = _authenticate(codec, token)
         self._messages = FrameReader(MAX_MESSAGE)
         self.ready = False
 
     def first(self) -> bytes:
         """The preface and the handshake."""
-        return self._opening
+        return self._preface + frame(self._handshake.write())
 
     def take(self, data: bytes) -> tuple[bytes, bytes]:
         """What the messages hold; after the handshake's answer the token goes out."""
+        return self._take(self._messages.feed(data))
+
+    def _take(self, messages: Iterable[bytes]) -> tuple[bytes, bytes]:
         opened, answer = [], b""
         try:
-            for message in self._messages.feed(data):
+            for message in messages:
                 if self.ready:
                     opened.append(self._opener.open(message))
                 else:
@@ -131,6 +115,53 @@ class SealedLine:
     def pack(self, frames: bytes) -> bytes:
         """Sealed."""
         return b"".join(map(frame, self._sealer.seal_all(frames)))
+
+
+class SealedWebSocketLine(SealedLine):
+    """Noise in a WebSocket's binary messages: the preface, the handshake, then the sealed ones."""
+
+    def __init__(self, upgrade: WebSocketLine, codec: Codec, token: str, server_key: bytes) -> None:
+        super().__init__(codec, token, server_key)
+        self._upgrade = upgrade
+        self._rest = b""
+
+    def first(self) -> bytes:
+        """The request."""
+        return self._upgrade.first()
+
+    def take(self, data: bytes) -> tuple[bytes, bytes]:
+        """What the messages hold; the preface and the handshake go out after the upgrade."""
+        if not self._upgrade.ready:
+            data, _ = self._upgrade.take(data)
+            if not self._upgrade.ready:
+                return b"", b""
+            hello = masked(BINARY, self._preface) + masked(BINARY, self._handshake.write())
+            frames, answer = self._messages_in(data)
+            return frames, hello + answer
+        return self._messages_in(data)
+
+    def _messages_in(self, data: bytes) -> tuple[bytes, bytes]:
+        data, at = self._rest + data, 0
+        messages, pongs = [], b""
+        for opcode, start, at in split(data):
+            if opcode == BINARY:
+                messages.append(data[start:at])
+            elif opcode == PING:
+                pongs += masked(PONG, data[start:at])
+            elif opcode == CLOSE:
+                raise TargetError(closing(data[start:at]))
+        self._rest = data[at:]
+        frames, answer = self._take(messages)
+        return frames, pongs + answer
+
+    def pack(self, frames: bytes) -> bytes:
+        """Sealed."""
+        return b"".join(masked(BINARY, message) for message in self._sealer.seal_all(frames))
+
+
+def closing(payload: bytes) -> str:
+    """A close frame, in words."""
+    return f"closed: {int.from_bytes(payload[:2], 'big')} {payload[2:].decode(errors='replace')}"
 
 
 def _authenticate(codec: Codec, token: str) -> bytes:

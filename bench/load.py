@@ -1,235 +1,232 @@
-"""Closed-loop load: so many messages are in flight, and the next goes out when one is done."""
+"""When messages go, and what is counted of their answers. Times are microseconds of `bench.clock`."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from array import array
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
-from bench.rest import Rest
-from bench.session import BenchSession
-from bench.target import Target
-from bench.usage import Usage
+from bench.clock import Alarm, now_us
 
-Clock = Callable[[], float]
+Send = Callable[[int, int], None]
+"""Writes the message with a number and a stamp to some session's socket."""
 
-WARM_UP = 1.0
-"""Seconds of load before the measured ones: connections to the database open, caches fill."""
-SETTLE_SECONDS = 10.0
-"""How long what is still under way may take after the last message."""
-LAG_INTERVAL = 0.01
-"""Seconds between two looks at how late our own loop is."""
+
+class Buckets(defaultdict[int, int]):
+    """How often each time was seen, to eleven binary digits: as exact as the histogram that they end in."""
+
+    def __init__(self) -> None:
+        super().__init__(int)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+    def count(self, us: int) -> None:
+        """One more."""
+        shift = us.bit_length() - 11
+        self[us if shift <= 0 else us >> shift << shift] += 1
+
+
+class Window(NamedTuple):
+    """The measured time: a message that should have gone in it counts, whenever its answer comes."""
+
+    begin: int
+    end: int
 
 
 class Load:
-    """Sends messages and counts answers. `send` writes the message with a number to some session's socket.
+    """Counts what was sent and what came. Subclasses say when the next message goes."""
 
-    Latency runs from the moment a message could go, when its slot became free, to its ack.
-    """
-
-    def __init__(
-        self, send: Callable[[int], None], in_flight: int, first: int, clock: Clock = time.perf_counter
-    ) -> None:
+    def __init__(self, send: Send, first: int, window: Window, clock: Callable[[], int] = now_us) -> None:
         self._send = send
-        self.in_flight = in_flight
-        self._first = first
+        self._next = first
+        self._window = window
         self._clock = clock
-        self._starts: dict[int, float] = {}
-        self._running = False
+        self._starts: dict[int, int] = {}
         self.sent = 0
         self.acks = 0
-        self.latencies = array("d")
+        self.delivered = 0
+        self.fully_read = 0
+        self.ack = Buckets()
+        self.delivery = Buckets()
         self.failures: Counter[str] = Counter()
 
     def start(self) -> None:
-        """Fills the slots."""
-        self._running = True
-        self._refill(self._clock())
+        """The first messages go."""
 
     def stop(self) -> None:
         """Sends no more."""
-        self._running = False
 
-    def done(self) -> int:
-        """How many messages have left their slots."""
-        return self.acks
-
-    def acked(self, numbers: list[int]) -> None:
+    def acked(self, numbers: Iterable[int]) -> None:
         """Answers have come; a second answer to the same message is a failure."""
-        now = self._clock()
+        now, (begin, end) = self._clock(), self._window
         for number in numbers:
             started = self._starts.pop(number, None)
             if started is None:
                 self.failed("an ack that nobody waits for")
                 continue
             self.acks += 1
-            self.latencies.append(now - started)
-        self._refill(now)
+            if begin <= started < end:
+                self.ack.count(now - started)
+
+    def arrived(self, stamps: Iterable[int]) -> None:
+        """Events have come to a receiver that looks at when they should have gone."""
+        now, (begin, end) = self._clock(), self._window
+        for stamp in stamps:
+            if begin <= stamp < end:
+                self.delivery.count(now - stamp)
 
     def heard(self, before: int, last: int) -> None:
-        """Receivers do not matter here."""
+        """A receiver that had a chatroom's events up to `before` has those up to `last`."""
 
     def failed(self, what: str) -> None:
-        """Counted, and told at the end."""
+        """Something came that should not have, or a connection ended: counted, and told at the end."""
         self.failures[what] += 1
 
-    def _refill(self, now: float) -> None:
-        while self._running and self.sent - self.done() < self.in_flight:
-            number = self._first + self.sent
-            self._starts[number] = now
-            self.sent += 1
-            self._send(number)
+    def _go(self, due: int) -> None:
+        number = self._next
+        self._next += 1
+        self._starts[number] = due
+        self.sent += 1
+        self._send(number, due)
 
 
-class UntilHeard(Load):
-    """A message is in flight until it is acked and every receiver of the one chatroom has it."""
+class Paced(Load):
+    """An open loop: messages go when they are due, whatever became of those before. Latency runs from that moment.
 
-    def __init__(self, send: Callable[[int], None], in_flight: int, first: int, heads: Iterable[int]) -> None:
-        super().__init__(send, in_flight, first)
-        self._receivers = Counter(heads)  # how many receivers have got just so far
-        self._lowest = self._base = min(self._receivers)
+    Of `rate` messages a second this is the part that begins `offset` messages late and has each `step`-th.
+    """
+
+    def __init__(
+        self,
+        send: Send,
+        first: int,
+        window: Window,
+        rate: float,
+        start: int,
+        offset: int = 0,
+        step: int = 1,
+        clock: Callable[[], int] = now_us,
+    ) -> None:
+        super().__init__(send, first, window, clock)
+        self._interval = step * 1e6 / rate
+        self._begin = start + offset * 1e6 / rate
+        self._alarm: Alarm | None = None
+
+    def start(self) -> None:
+        """Sets the alarm for the first."""
+        self._alarm = Alarm(self.go)
+        self.go()
+
+    def stop(self) -> None:
+        """What is due before the end has gone: the schedule never loses a message."""
+        if self._alarm is not None:
+            self.go()
+            self._alarm.close()
+            self._alarm = None
+
+    def go(self) -> None:
+        """Everything that is due by now."""
+        last = min(self._clock(), self._window.end - 1)
+        while (due := int(self._begin + self.sent * self._interval)) <= last:
+            self._go(due)
+        if self._alarm is not None and due < self._window.end:
+            self._alarm.set(due)
+
+
+class Closed(Load):
+    """So many messages are in flight, and the next goes when one is done. Latency runs from then to the ack."""
+
+    def __init__(
+        self, send: Send, first: int, window: Window, in_flight: int, clock: Callable[[], int] = now_us
+    ) -> None:
+        super().__init__(send, first, window, clock)
+        self.in_flight = in_flight
+        self._running = False
+
+    def start(self) -> None:
+        """Fills the slots."""
+        self._running = True
+        self._refill()
+
+    def stop(self) -> None:
+        """Slots stay empty."""
+        self._running = False
 
     def done(self) -> int:
-        """What the slowest receiver has, if the acks are there too."""
-        return min(self.acks, self._lowest - self._base)
+        """How many messages have left their slots."""
+        return self.acks
 
-    def heard(self, before: int, last: int) -> None:
-        """Moves a receiver on; when it was the slowest, the next message may go."""
+    def acked(self, numbers: Iterable[int]) -> None:
+        """Answers let the next ones go."""
+        super().acked(numbers)
+        self._refill()
+
+    def _refill(self) -> None:
+        free = self.in_flight - self.sent + self.done()
+        if not self._running or free <= 0:
+            return
+        now = self._clock()
+        for _ in range(free):
+            self._go(now)
+
+
+class Lowest:
+    """How far the slowest of some receivers is, of one chatroom's events."""
+
+    def __init__(self, heads: Iterable[int]) -> None:
+        self._receivers = Counter(heads)  # how many receivers have got just so far
+        self.seq = min(self._receivers, default=sys.maxsize)
+
+    def moved(self, before: int, last: int) -> bool:
+        """A receiver has moved on; whether it was the slowest, and no other waits where it was."""
         receivers = self._receivers
         receivers[before] -= 1
         receivers[last] += 1
-        if receivers[before] or before != self._lowest:
-            return
-        while not receivers[self._lowest]:
-            del receivers[self._lowest]
-            self._lowest += 1
-        self._refill(self._clock())
+        if receivers[before] or before != self.seq:
+            return False
+        while not receivers[self.seq]:
+            del receivers[self.seq]
+            self.seq += 1
+        return True
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """What happened in the measured seconds. `batch` is the mean size of a commit, where it is known."""
+class UntilHeard(Closed):
+    """A message is in flight until it is acked and every receiver of the one chatroom has it."""
 
-    seconds: float
-    sent: int
-    acked: int
-    delivered: int
-    latencies: Sequence[float]
-    usage: Usage | None
-    own_cpu: float
-    lag: Sequence[float]
-    batch: float | None
+    def __init__(
+        self,
+        send: Send,
+        first: int,
+        window: Window,
+        in_flight: int,
+        heads: Iterable[int],
+        clock: Callable[[], int] = now_us,
+    ) -> None:
+        super().__init__(send, first, window, in_flight, clock)
+        self._lowest = Lowest(heads)
+        self._base = self._lowest.seq
 
+    def done(self) -> int:
+        """What the slowest receiver has, if the acks are there too."""
+        return min(self.acks, self._lowest.seq - self._base)
 
-@asynccontextmanager
-async def lag_of_this_loop() -> AsyncIterator[list[float]]:
-    """Collects how many seconds late our own timers are: while the loop is busy, it measures itself."""
-    lags: list[float] = []
-
-    async def watch() -> None:
-        while True:
-            due = time.perf_counter() + LAG_INTERVAL
-            await asyncio.sleep(LAG_INTERVAL)
-            lags.append(time.perf_counter() - due)
-
-    task = asyncio.create_task(watch())
-    try:
-        yield lags
-    finally:
-        task.cancel()
+    def heard(self, before: int, last: int) -> None:
+        """Moves a receiver on; when it was the slowest, the next message may go."""
+        if self._lowest.moved(before, last):
+            self._refill()
 
 
-async def measure(target: Target, rest: Rest, load: Load, sessions: Sequence[BenchSession], seconds: float) -> Window:
-    """Runs the load: a warm-up, the measured seconds, then until what was sent is settled or has had its time."""
-    load.start()
-    try:
-        await asyncio.sleep(min(WARM_UP, seconds))
-        return await _window(target, rest, load, sessions, seconds)
-    finally:
-        load.stop()
+class Listening(Load):
+    """Sends nothing, and tells how far the slowest of its receivers is."""
 
+    def __init__(self, window: Window, heads: Iterable[int], tell: Callable[[int], None]) -> None:
+        super().__init__(lambda _number, _stamp: None, 0, window)
+        self._lowest = Lowest(heads)
+        self._tell = tell
 
-async def _window(target: Target, rest: Rest, load: Load, sessions: Sequence[BenchSession], seconds: float) -> Window:
-    commits = await rest.metrics()
-    async with lag_of_this_loop() as lags:
-        usage, cpu, began = target.usage(), time.process_time(), time.perf_counter()
-        sent, acked, first = load.sent, load.acks, len(load.latencies)
-        delivered = sum(session.delivered for session in sessions)
-        await asyncio.sleep(seconds)
-        took, used = time.perf_counter() - began, target.usage()
-        window = Window(
-            seconds=took,
-            sent=load.sent - sent,
-            acked=load.acks - acked,
-            delivered=sum(session.delivered for session in sessions) - delivered,
-            latencies=load.latencies[first:],
-            usage=used.since(usage) if used and usage else None,
-            own_cpu=(time.process_time() - cpu) / took,
-            lag=lags[:],
-            batch=None,
-        )
-    load.stop()
-    return with_batch(window, commits, await rest.metrics())
-
-
-def with_batch(window: Window, before: dict[str, float], after: dict[str, float]) -> Window:
-    """The window with the mean size of the commits between two readings of the metrics."""
-    size, count = (
-        after.get(name, 0.0) - before.get(name, 0.0)
-        for name in ("parley_commit_batch_size_sum", "parley_commit_batch_size_count")
-    )
-    if not count:
-        return window
-    values = {name: getattr(window, name) for name in Window.__dataclass_fields__}
-    return Window(**{**values, "batch": size / count})
-
-
-async def settle(load: Load, sessions: Sequence[BenchSession], heads: dict[bytes, int]) -> None:
-    """Waits until all is acked and heard, but not for ever: what is missing then counts as lost."""
-
-    def whole() -> bool:
-        return load.acks == load.sent and all(
-            check.last >= heads[room] for session in sessions for room, check in session.checks.items()
-        )
-
-    deadline = time.perf_counter() + SETTLE_SECONDS
-    while not whole() and time.perf_counter() < deadline:
-        await asyncio.sleep(0.05)
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether everything arrived once and in order, over the whole run with its warm-up."""
-
-    sent: int
-    unacked: int
-    delivered: int
-    fully_read: int
-    lost: int
-    repeated: int
-    reordered: int
-    failures: dict[str, int]
-
-    @property
-    def clean(self) -> bool:
-        """Nothing went wrong."""
-        return not (self.unacked or self.lost or self.repeated or self.reordered or self.failures)
-
-
-def judge(load: Load, sessions: Sequence[BenchSession], heads: dict[bytes, int]) -> Verdict:
-    """Compares what every receiver had with what was sent. `heads` are the chatrooms' last seqs by then."""
-    checks = [(room, check) for session in sessions for room, check in session.checks.items()]
-    return Verdict(
-        sent=load.sent,
-        unacked=load.sent - load.acks,
-        delivered=sum(session.delivered for session in sessions),
-        fully_read=sum(session.fully_read for session in sessions),
-        lost=sum(check.lost(heads[room]) for room, check in checks),
-        repeated=sum(check.repeated for _, check in checks),
-        reordered=sum(check.reordered for _, check in checks),
-        failures=dict(load.failures),
-    )
+    def heard(self, before: int, last: int) -> None:
+        """Moves a receiver on."""
+        if self._lowest.moved(before, last):
+            self._tell(self._lowest.seq)

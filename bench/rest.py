@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPSConnection
+from itertools import count as counter
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -40,16 +41,18 @@ class Rest:
     """The REST layer of one server."""
 
     def __init__(self, url: str) -> None:
+        self.url = url
         self._url = urlsplit(url)
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._run = secrets.token_hex(4)  # names of an earlier run may still be taken
+        self._names = counter()
 
     async def accounts(self, count: int) -> list[Account]:
         """So many new users. Each costs the server an argon2 hash of some 30 ms."""
-        return list(await asyncio.gather(*(self._account(number) for number in range(count))))
+        return list(await asyncio.gather(*(self._account() for _ in range(count))))
 
-    async def _account(self, number: int) -> Account:
-        name = f"bench-{self._run}-{number}"
+    async def _account(self) -> Account:
+        name = f"bench-{self._run}-{next(self._names)}"
         body = {"username": name, "email": f"{name}@example.com", "password": PASSWORD}
         data = await self._data("POST", "/auth/register", None, body)
         return Account(data["user"]["id"], data["access_token"])
@@ -70,10 +73,10 @@ class Rest:
 
     async def bots(self, owner: Account, count: int) -> list[Account]:
         """So many bots of one user, each with its API key."""
-        return list(await asyncio.gather(*(self._bot(owner, number) for number in range(count))))
+        return list(await asyncio.gather(*(self._bot(owner) for _ in range(count))))
 
-    async def _bot(self, owner: Account, number: int) -> Account:
-        body = {"username": f"bot-{self._run}-{number}", "scopes": ["read", "write"]}
+    async def _bot(self, owner: Account) -> Account:
+        body = {"username": f"bot-{self._run}-{next(self._names)}", "scopes": ["read", "write", "manage"]}
         data = await self._data("POST", "/bots", owner.token, body)
         return Account(data["bot"]["id"], data["api_key"])
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,10 @@ class Run(msgspec.Struct, frozen=True):
         """The same, named."""
         return msgspec.structs.replace(self, title=title)
 
+    def about(self, title: str, server: str, guarantees: list[str] | None) -> Run:
+        """The same, named, with the server that it is of and what that one does not promise."""
+        return msgspec.structs.replace(self, title=title, server=server, guarantees=guarantees)
+
     def with_figures(self, more: Mapping[str, Figure]) -> Run:
         """The same, with more figures."""
         return msgspec.structs.replace(self, figures={**self.figures, **more})
@@ -187,3 +193,49 @@ def together(latencies: Iterable[Latency]) -> Latency | None:
     for latency in latencies:
         histogram.merge(latency.hdr)
     return histogram.latency()
+
+
+def distributions(**counts: Mapping[int, int]) -> dict[str, Latency]:
+    """By name, of how often each number of microseconds was seen; without those that never were."""
+    found = {}
+    for name, each in counts.items():
+        histogram = Histogram()
+        histogram.add(each)
+        if latency := histogram.latency():
+            found[name] = latency
+    return found
+
+
+def median(runs: Sequence[Run]) -> Run:
+    """The medians of several runs' figures; clean if all were, void if one was. Latencies are put together."""
+    figures: dict[str, Figure] = {}
+    for name in runs[0].figures:
+        values = [value for run in runs if (value := run.figures[name]) is not None]
+        figures[name] = statistics.median(values) if len(values) == len(runs) else None
+    verdicts = [run.verdict for run in runs]
+    void = list(dict.fromkeys(reason for verdict in verdicts for reason in verdict.void or []))
+    return Run(
+        title="",
+        verdict=Verdict(
+            all(verdict.clean for verdict in verdicts),
+            void or None,
+            lost=sum(verdict.lost for verdict in verdicts),
+            repeated=sum(verdict.repeated for verdict in verdicts),
+            reordered=sum(verdict.reordered for verdict in verdicts),
+            failures=_sum(verdict.failures for verdict in verdicts),
+            counts=_sum(verdict.counts for verdict in verdicts),
+        ),
+        figures=figures,
+        latency={
+            name: whole
+            for name in runs[0].latency
+            if (whole := together(run.latency[name] for run in runs if name in run.latency))
+        },
+    )
+
+
+def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    whole: Counter[str] = Counter()
+    for each in counts:
+        whole.update(each)
+    return dict(whole)

@@ -1,215 +1,206 @@
-"""The scenarios: who is there, who sends, and when the next message may go."""
+"""The scenarios: who is in which chatroom, who writes, and what is measured. Each works with any Deployment."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from uuid import UUID
+from typing import Protocol
 
-from bench import report
-from bench.frames import send_template
+from bench.display import Display
+from bench.generator import READ_FULLY, Generator
 from bench.lines import noise_costs
-from bench.load import Load, UntilHeard, judge, measure, settle
-from bench.report import Result
-from bench.rest import Account, Rest
-from bench.session import BenchSession, TcpWire, Wire, close_sessions, leave, open_sessions
-from bench.target import Target, TargetError, target
+from bench.parley import ParleyDeployment
+from bench.results import Figure, MemoryAt, Run, Verdict
+from bench.stage import Drive, Stage, Writers, crewed, staged
 from bench.usage import Memory
 
-TEXT = ("The quick brown fox jumps over the lazy dog. " * 5)[:200]
-"""What is sent: 200 bytes, the length of a longish chat message."""
-STEPS = 5
-"""How many times memory is read while idle sessions are opened."""
 FIRST = 100
 """Idle sessions before the first reading: what the code itself needs is there then."""
 PAUSE = 1.0
 """Seconds of rest before memory is read, in runs that are not shorter themselves."""
+TIMED = 7
+"""In small chatrooms each seventh session looks at when events should have gone: at all places of a chatroom of ten."""
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a run was asked to do. `duration` is in seconds."""
+class Scenario(Protocol):
+    """`prepare` once, then `runs` as often as wanted, with the same chatrooms and sessions. Both raise TargetError."""
 
-    url: str | None
+    async def prepare(self, stage: Stage) -> None:
+        """Makes accounts and chatrooms, and opens sessions."""
+        ...
+
+    async def runs(self, stage: Stage) -> list[Run]:
+        """Measures."""
+        ...
+
+
+def drives(in_flight: Sequence[int], rates: Sequence[float], *, until_heard: bool, timed: int) -> list[Drive]:
+    """One for each number in flight, then one for each rate."""
+    closed = [Drive(in_flight=number, until_heard=until_heard, timed=timed) for number in in_flight]
+    return closed + [Drive(rate=rate, timed=timed) for rate in rates]
+
+
+class Loaded:
+    """Several loads one after the other, by the same writers."""
+
+    def __init__(self, loads: Sequence[Drive], seconds: float) -> None:
+        self._loads = loads
+        self._seconds = seconds
+        self._writers: dict[Stage, Writers] = {}
+
+    async def runs(self, stage: Stage) -> list[Run]:
+        """Each load."""
+        return [await stage.run(load, self._writers[stage], self._seconds) for load in self._loads]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many of each. Sessions go round the accounts; `members` is what each chatroom has."""
+
     connections: int
-    in_flight: tuple[int, ...]
-    rooms: int
-    users: int
-    duration: float
-    codec: str
+    accounts: int
+    rooms: int = 1
+    members: int = 2
 
 
-class Stage:
-    """A server with accounts and open sessions. `heads` are the last seqs of the chatrooms, as far as we sent."""
+class Fanout(Loaded):
+    """One chatroom that all sessions hear, and write into in turn."""
 
-    def __init__(self, options: Options, server: Target) -> None:
-        self.options = options
-        self.server = server
-        self.rest = Rest(server.url)
-        self.idle = Load(lambda _: None, 0, 0)
-        self.wire = Wire(server.url, options.codec, self.idle, TEXT)
-        self.sessions: list[BenchSession] = []
-        self.heads: dict[bytes, int] = {}
-        self.sent = 0
+    def __init__(self, sizes: Sizes, in_flight: Sequence[int], rates: Sequence[float], seconds: float) -> None:
+        super().__init__(drives(in_flight, rates, until_heard=True, timed=READ_FULLY), seconds)
+        self._sizes = sizes
 
-    async def accounts(self, count: int) -> list[Account]:
-        """So many new accounts."""
-        report.progress(f"signing up {count} users")
-        return await self.rest.accounts(count)
-
-    async def open(self, accounts: Sequence[Account], count: int) -> None:
-        """So many more sessions."""
-        report.progress(f"opening {count} sessions")
-        self.sessions += await open_sessions(self.wire, accounts, count, first=len(self.sessions))
-        self.heads = {room: check.last for session in self.sessions for room, check in session.checks.items()}
-
-    def senders(self, room: UUID, sessions: Sequence[BenchSession]) -> Callable[[int], None]:
-        """Sends the message with a number into a chatroom, each time from the next of its sessions."""
-        build, key, heads = send_template(self.wire.codec, room, TEXT, self.wire.pack), str(room).encode(), self.heads
-        turn = 0
-
-        def send(number: int) -> None:
-            nonlocal turn
-            heads[key] += 1
-            sessions[turn].send(build(number))
-            turn = (turn + 1) % len(sessions)
-
-        return send
-
-    async def run(self, load: Load) -> Result:
-        """Measures one load and judges it."""
-        report.progress(f"measuring, {load.in_flight} in flight")
-        self.wire.listener = load
-        load.failures += self.idle.failures
-        window = await measure(self.server, self.rest, load, self.sessions, self.options.duration)
-        await settle(load, self.sessions, self.heads)
-        self.wire.listener = self.idle
-        self.sent += load.sent
-        verdict = judge(load, self.sessions, self.heads)
-        for session in self.sessions:
-            session.delivered = session.fully_read = 0
-        return report.loaded(window, verdict)
+    async def prepare(self, stage: Stage) -> None:
+        """Everyone in one chatroom."""
+        sizes = self._sizes
+        accounts = min(sizes.accounts, sizes.connections)
+        seats = await stage.seat(accounts, [range(accounts)])
+        await stage.open(seats.credentials, sizes.connections)
+        self._writers[stage] = [(seats.rooms[0], range(sizes.connections))]
 
 
-@asynccontextmanager
-async def staged(options: Options, *, apart: bool) -> AsyncIterator[Stage]:
-    """A server of our own, unless the options name one, with nobody on it yet."""
-    async with target(options.url, apart=apart) as server:
-        stage = Stage(options, server)
-        try:
-            yield stage
-        finally:
-            close_sessions(stage.sessions)
+class Rooms(Loaded):
+    """Chatrooms of a few, which share the sessions: each account has one, and is in as many chatrooms as it takes."""
+
+    def __init__(self, sizes: Sizes, in_flight: Sequence[int], rates: Sequence[float], seconds: float) -> None:
+        super().__init__(drives(in_flight, rates, until_heard=False, timed=TIMED), seconds)
+        self._sizes = sizes
+
+    async def prepare(self, stage: Stage) -> None:
+        """Neighbours are together; after the last account it begins again, shifted, so that others are."""
+        rooms = seating(self._sizes)
+        seats = await stage.seat(self._sizes.accounts, rooms)
+        await stage.open(seats.credentials, self._sizes.accounts)
+        self._writers[stage] = list(zip(seats.rooms, rooms, strict=True))
 
 
-async def fanout(options: Options) -> list[Result]:
-    """One chatroom that all sessions hear; a message is done when its sender has the ack and everyone has it."""
-    async with staged(options, apart=True) as stage:
-        accounts = await stage.accounts(min(options.users, options.connections))
-        room = await stage.rest.chatroom(accounts[0], accounts[1:])
-        await stage.open(accounts, options.connections)
-        results = []
-        for in_flight in options.in_flight:
-            heads = [session.checks[str(room).encode()].last for session in stage.sessions]
-            load = UntilHeard(stage.senders(room, stage.sessions), in_flight, stage.sent, heads)
-            results.append((await stage.run(load)).titled(f"{in_flight} in flight"))
-        return results
+def seating(sizes: Sizes) -> list[list[int]]:
+    """Which accounts are in each chatroom: different ones as far as there are enough."""
+    rooms = []
+    for number in range(sizes.rooms):
+        turn, at = divmod(number * sizes.members, sizes.accounts)
+        rooms.append(sorted({(at + turn + member) % sizes.accounts for member in range(sizes.members)}))
+    return rooms
 
 
-async def tcp(options: Options) -> list[Result]:
-    """Bots in one chatroom, over TCP: the same load without Noise and with it, so that the difference is Noise."""
-    async with staged(options, apart=True) as stage:
-        info = await stage.rest.info()
-        if info.tcp is None or info.tcp.tls or not info.tcp.clear:
-            raise TargetError("The server has no TCP port that may be used without Noise; there is nothing to compare.")
-        [owner] = await stage.accounts(1)
-        report.progress(f"making {options.connections} bots")
-        bots = await stage.rest.bots(owner, options.connections)
-        room = await stage.rest.chatroom(owner, bots)
-        key = base64.urlsafe_b64decode(info.noise.public_key + "=")
-        clear = await _tcp_runs(stage, bots, room, TcpWire(stage.server.url, info.tcp.port, None, stage.wire))
-        sealed = await _tcp_runs(stage, bots, room, TcpWire(stage.server.url, info.tcp.port, key, stage.wire))
-        costs = noise_costs()
-        return [
-            *(result.titled(f"clear, {n} in flight") for n, result in zip(options.in_flight, clear, strict=True)),
-            *(
-                report.compared(under, without, *costs).titled(f"Noise, {n} in flight")
-                for n, under, without in zip(options.in_flight, sealed, clear, strict=True)
-            ),
-        ]
+async def clear_and_sealed(server: ParleyDeployment, scenario: Fanout, processes: int, display: Display) -> list[Run]:
+    """The same load over TCP without Noise and then with it, on one server, so that the difference is Noise."""
+    async with staged(server, processes, display) as stage:
+        clear = await _once(scenario, stage)
+        async with crewed(server, server.dialect("tcp-noise"), processes, display) as noisy:
+            sealed = await _once(scenario, noisy)
+    costs = dict(zip(("seal_256_bytes_us", "open_256_bytes_us"), noise_costs(), strict=True))
+    return [
+        *(run.titled(f"clear, {run.title}") for run in clear),
+        *(
+            run.with_figures({**_more(run, without), **costs}).titled(f"Noise, {run.title}")
+            for run, without in zip(sealed, clear, strict=True)
+        ),
+    ]
 
 
-async def _tcp_runs(stage: Stage, bots: Sequence[Account], room: UUID, wire: TcpWire) -> list[Result]:
-    stage.wire = wire
-    await stage.open(bots, len(bots))
-    results = []
-    for in_flight in stage.options.in_flight:
-        heads = [session.checks[str(room).encode()].last for session in stage.sessions]
-        load = UntilHeard(stage.senders(room, stage.sessions), in_flight, stage.sent, heads)
-        results.append(await stage.run(load))
-    await leave(stage.sessions)
-    stage.sessions = []
-    return results
+async def _once(scenario: Fanout, stage: Stage) -> list[Run]:
+    await scenario.prepare(stage)
+    runs = await scenario.runs(stage)
+    await stage.leave()
+    return runs
 
 
-async def durable(options: Options) -> list[Result]:
-    """Chatrooms of two; a message is done when it is acked, which is when it is on disk."""
-    async with staged(options, apart=False) as stage:
-        accounts = await stage.accounts(options.users)
-        pairs = [_pair(number, len(accounts)) for number in range(options.rooms)]
-        rooms = await asyncio.gather(*(stage.rest.chatroom(accounts[a], [accounts[b]]) for a, b in pairs))
-        await stage.open(accounts, len(accounts))
-        ways = [
-            stage.senders(room, [stage.sessions[a], stage.sessions[b]])
-            for room, (a, b) in zip(rooms, pairs, strict=True)
-        ]
-        results = []
-        for in_flight in options.in_flight:
-            load = Load(lambda number: ways[number % len(ways)](number), in_flight, stage.sent)
-            results.append((await stage.run(load)).titled(f"{in_flight} in flight"))
-        return results
+def _more(run: Run, clear: Run) -> dict[str, Figure]:
+    """What each end's CPU does more, a delivery."""
+    more: dict[str, Figure] = {}
+    for end in ("process", "generator"):
+        figure, other = (each.figures[f"{end}_us_per_delivery"] for each in (run, clear))
+        more[f"{end}_us_more_than_clear"] = None if figure is None or other is None else figure - other
+    return more
 
 
-def _pair(number: int, users: int) -> tuple[int, int]:
-    """The two members of a chatroom: users of their own while there are enough, else in turn."""
-    first = 2 * number % users
-    return first, (first + 1) % users
-
-
-async def idle(options: Options) -> list[Result]:
+class Idle:
     """Sessions that do nothing; the server's memory is read as they grow in number, then its CPU while they rest."""
-    async with staged(options, apart=True) as stage:
-        accounts = await stage.accounts(min(options.users, options.connections))
-        for _ in range(options.rooms):
-            await stage.rest.chatroom(accounts[0], accounts[1:])
-        before = stage.server.memory()
-        points = [point async for point in _grow(stage, accounts)]
-        report.progress("resting")
-        usage, began = stage.server.usage(), time.perf_counter()
-        await asyncio.sleep(options.duration)
-        used, seconds = stage.server.usage(), time.perf_counter() - began
+
+    def __init__(self, sizes: Sizes, steps: Sequence[int], seconds: float) -> None:
+        self._sizes = sizes
+        self._steps = steps
+        self._seconds = seconds
+        self._credentials: dict[Stage, list[str]] = {}
+
+    async def prepare(self, stage: Stage) -> None:
+        """Chatrooms that every account is in."""
+        accounts = range(min(self._sizes.accounts, max(self._steps)))
+        seats = await stage.seat(len(accounts), [accounts] * self._sizes.rooms)
+        self._credentials[stage] = seats.credentials
+
+    async def runs(self, stage: Stage) -> list[Run]:
+        """Opens, step by step."""
+        before = stage.deployment.memory()
+        memory = []
+        for step in sorted({min(FIRST, min(self._steps) // 2), *self._steps}):
+            await stage.open(self._credentials[stage], step - stage.sessions)
+            await asyncio.sleep(min(PAUSE, self._seconds))
+            if now := stage.deployment.memory():
+                memory.append(MemoryAt(step, now.pss, now.rss))
+        figures = await self._rest(stage) | {"sessions": stage.sessions, **grown(before, memory)}
+        lost = sum(await stage.crew.all(failed))
+        verdict = Verdict(not lost, failures={"connections lost": lost} if lost else {})
+        run = Run("resting", verdict, figures=figures, memory=memory)
+        return [run.about(run.title, stage.deployment.name, list(stage.deployment.lacks) or None)]
+
+    async def _rest(self, stage: Stage) -> dict[str, Figure]:
+        stage.display.say(f"{stage.deployment.name}: resting")
+        usage, began = stage.deployment.usage(), time.perf_counter()
+        await asyncio.sleep(self._seconds)
+        used, seconds = stage.deployment.usage(), time.perf_counter() - began
         resting = used.since(usage) if used and usage else None
-        return [report.idle(len(stage.sessions), before, points, slope(points), resting, seconds, stage.idle.failures)]
+        return {
+            "process_cpu_share": resting.server / seconds if resting else None,
+            "postgres_cpu_share": resting.postgres / seconds if resting else None,
+        }
 
 
-async def _grow(stage: Stage, accounts: Sequence[Account]) -> AsyncIterator[tuple[int, Memory]]:
-    total = stage.options.connections
-    first = min(FIRST, total // 2)
-    for step in range(STEPS + 1):
-        wanted = first + (total - first) * step // STEPS
-        await stage.open(accounts, wanted - len(stage.sessions))
-        await asyncio.sleep(min(PAUSE, stage.options.duration))
-        if memory := stage.server.memory():
-            yield wanted, memory
+async def failed(generator: Generator) -> int:
+    """How much went wrong while nothing was sent."""
+    return sum(generator.load.failures.values())
 
 
-def slope(points: Sequence[tuple[int, Memory]]) -> float | None:
-    """Bytes of PSS per session, by least squares; None where memory can't be read."""
-    if not points:
+def grown(before: Memory | None, memory: Sequence[MemoryAt]) -> dict[str, Figure]:
+    """What sessions take: by the slope over all steps, and with what is loaded once."""
+    if before is None or not memory:
+        return {"bytes_per_session": None}
+    last = memory[-1]
+    return {
+        "bytes_per_session": slope(memory),
+        "bytes_per_session_from_none": (last.pss - before.pss) / last.sessions,
+        "pss_before_mib": before.pss / 2**20,
+        "pss_after_mib": last.pss / 2**20,
+        "rss_after_mib": last.rss / 2**20,
+    }
+
+
+def slope(memory: Sequence[MemoryAt]) -> float | None:
+    """Bytes of PSS per session, by least squares; None with less than two readings."""
+    if len(memory) < 2:
         return None
-    return statistics.linear_regression([count for count, _ in points], [memory.pss for _, memory in points]).slope
+    return statistics.linear_regression([point.sessions for point in memory], [point.pss for point in memory]).slope

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 from uuid import UUID
 
-from bench import report
-from bench.load import lag_of_this_loop
-from bench.report import Result
-from bench.scenarios import Options, Stage, staged
-from bench.session import OPEN_SECONDS, BenchSession, Wire
+from bench.clock import now_us
+from bench.dialect import Line, Talk
+from bench.generator import Generator, LagWatch, Sample, Sampler
+from bench.lines import WebSocketLine
+from bench.load import Buckets
+from bench.parley import ParleyDeployment, ParleyDialect
+from bench.rest import Account
+from bench.results import Figure, Run, Verdict, distributions
+from bench.series import added
+from bench.session import Reading, Session
+from bench.stage import Stage
 from bench.target import TargetError
-from protocol.codec import ClientFrame
+from bench.validity import percentile, reasons
 from protocol.commands import Ping, Resume
 
 AWAY = 1.0
 """Seconds between the cut and the first return: in between a message is written that all of them miss."""
-PROBE_INTERVAL = 0.02
-"""Seconds between two pings of the one who was not cut; they do not wait for each other."""
+PROBE_US = 20_000
+"""Microseconds between two pings of the one who was not cut; they do not wait for each other."""
 BACKOFF = 1.0
 """Seconds, at most, after which one comes again that was not told when."""
 SETTLE_SECONDS = 120.0
@@ -31,177 +39,252 @@ SETTLE_SECONDS = 120.0
 LAG = "parley_loop_lag_seconds"
 
 
-class Comeback(BenchSession):
-    """Another socket for a session that was cut. `verdict` is how it was taken up; `retry_after` when it was not."""
+class Returning(ParleyDialect):
+    """Resumes instead of signing in. A session keeps how it was taken up, and when to try again if it was not."""
 
-    def __init__(self, wire: Wire, former: BenchSession) -> None:
-        super().__init__(wire, former.token, read_fully=False, line=wire.line(None))
-        self.checks = former.checks
-        self.verdict = ""
-        self.retry_after: float | None = None
-        self._former = former
-        self._connected = False
+    def line(self, credential: str) -> Line:
+        """A WebSocket without a token."""
+        return WebSocketLine(self.host, self.port, f"{self.path}/ws", f"parley.v1.{self.codec.name}")
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begins."""
-        self._connected = True
-        super().connection_made(transport)
-
-    def close(self) -> None:
-        """Drops the socket, if there was one."""
-        self._closing = True
-        if self._connected:
-            self._transport.abort()
-
-    def _other(self, payload: bytes) -> None:
-        frame = self._wire.codec.decode_server(payload)
+    def told(self, session: Talk, frame: Any) -> None:
+        """`hello` is answered, and what follows is a verdict or an error."""
         if frame.event == "hello":
-            self._resume()
+            session.send(self.command("resume", _resume(session)))
         elif frame.event == "resumed":
-            self.verdict = "resumed"
-            self.opened.set_result(None)
+            session.kept["verdict"] = "resumed"
+            session.ready(session.kept["heads"])
         elif frame.event == "session_reset":
-            self.verdict = frame.data["reason"]
+            session.kept["verdict"] = frame.data["reason"]
         elif frame.event == "error":
-            self.retry_after = frame.data.get("retry_after")
-            self._fail(frame.data["code"])
+            session.kept["retry_after"] = frame.data.get("retry_after")
+            session.failed(frame.data["code"])
         else:
-            super()._other(payload)
-
-    def _resume(self) -> None:
-        former = self._former
-        command = Resume(
-            session_id=UUID(former.id), resume_token=former.resume_token, received=former.delivered, token=former.token
-        )
-        self.send(self._wire.pack(1, self._wire.codec.encode(ClientFrame("resume", command))))
+            super().told(session, frame)
 
 
-class Probe(BenchSession):
-    """Who was not cut, and pings. `waited` are the seconds from the moment each ping was due to its answer."""
+def _resume(session: Talk) -> Resume:
+    kept = session.kept
+    return Resume(
+        session_id=UUID(kept["id"]),
+        resume_token=kept["resume_token"],
+        received=kept["received"],
+        token=session.credential,
+    )
 
-    def __init__(self, wire: Wire, token: str) -> None:
-        super().__init__(wire, token, read_fully=False)
-        self.waited: list[float] = []
-        self._due: dict[str, float] = {}
 
-    def _other(self, payload: bytes) -> None:
-        frame = self._wire.codec.decode_server(payload)
+class Probing(ParleyDialect):
+    """Pings: a session keeps when each was due, and how many microseconds later its answer came."""
+
+    def told(self, session: Talk, frame: Any) -> None:
+        """Takes the answers."""
         if frame.event == "pong" and frame.id is not None:
-            self.waited.append(time.perf_counter() - self._due.pop(frame.id))
+            session.kept["waited"].count(now_us() - session.kept["due"].pop(frame.id))
         else:
-            super()._other(payload)
+            super().told(session, frame)
 
-    async def ping_for_ever(self) -> None:
-        """One ping an interval, whatever became of those before."""
-        began = time.perf_counter()
-        for number in count():
-            due = began + number * PROBE_INTERVAL
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            self._due[str(number)] = due
-            self.send(self._wire.pack(1, self._wire.codec.encode(ClientFrame("ping", Ping(), str(number)))))
+
+@dataclass
+class Returns:
+    """What became of the sessions of one process that came back. `took` is from each one's first try to its last."""
+
+    verdicts: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    took: Buckets = field(default_factory=Buckets)
+    waited: dict[int, int] = field(default_factory=dict)
+    lost: int = 0
+    repeated: int = 0
+    reordered: int = 0
+    us: int = 0
+    sample: Sample | None = None
+
+
+# --- in a generator process ----------------------------------------------------------------------
+
+
+async def cut(generator: Generator) -> None:
+    """All sockets are gone; what the sessions had is kept."""
+    for session in generator.sessions.values():
+        session.close()
+
+
+async def come_back(generator: Generator, window: float, prober: str) -> Returns:
+    """Brings all back, at random moments of the window. Raises TargetError when some do not come."""
+    returns, sampler = Returns(), Sampler()
+    watch = LagWatch(sampler)
+    began = now_us()
+    async with _probing(generator, prober) as waited:
+        former = generator.sessions
+        try:
+            async with asyncio.timeout(SETTLE_SECONDS), asyncio.TaskGroup() as group:
+                tasks = {
+                    number: group.create_task(_one(generator, session, window * random.random(), returns))
+                    for number, session in former.items()
+                }
+        except TimeoutError as error:
+            raise TargetError(f"{len(former) - sum(returns.verdicts.values())} sessions did not come back") from error
+        generator.sessions = {number: task.result() for number, task in tasks.items()}
+    returns.us, returns.waited, returns.sample = now_us() - began, dict(waited), sampler.take(generator.load)
+    watch.close()
+    await _all_have_it(generator)
+    _check(generator, returns)
+    return returns
 
 
 @asynccontextmanager
-async def probing(stage: Stage, token: str) -> AsyncIterator[list[float]]:
+async def _probing(generator: Generator, credential: str) -> AsyncIterator[Buckets]:
     """Somebody pings meanwhile."""
-    wire = stage.wire
-    probe = Probe(wire, token)
-    await asyncio.get_running_loop().create_connection(lambda: probe, wire.host, wire.port, ssl=wire.tls)
-    await probe.opened
-    task = asyncio.create_task(probe.ping_for_ever())
+    dialect = Probing(*generator.dialect.made_of)  # type: ignore[attr-defined]
+    probe = Session(Reading(dialect, generator.load), credential)
+    probe.kept = {"waited": Buckets(), "due": {}}
+    await generator.connect(probe)
+    task = asyncio.create_task(_ping_for_ever(dialect, probe))
     try:
-        yield probe.waited
+        yield probe.kept["waited"]
     finally:
         task.cancel()
         probe.close()
 
 
-class Returns:
-    """What became of those who came back: verdicts, refusals, and the seconds from each one's first try to its last."""
-
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
-        self.verdicts: Counter[str] = Counter()
-        self.refused: Counter[str] = Counter()
-        self.took: list[float] = []
-
-    async def all(self, sessions: Sequence[BenchSession], window: float) -> list[BenchSession]:
-        """Brings all of them back, at random moments of the window. Raises TargetError when some do not come."""
-        try:
-            async with asyncio.timeout(SETTLE_SECONDS), asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._one(session, window * random.random())) for session in sessions]
-        except TimeoutError as error:
-            raise TargetError(f"{len(sessions) - len(self.took)} sessions did not come back") from error
-        return [task.result() for task in tasks]
-
-    async def _one(self, former: BenchSession, delay: float) -> BenchSession:
-        await asyncio.sleep(delay)
-        began = time.perf_counter()
-        while (session := await self._try(former)) is None:
-            pass
-        self.took.append(time.perf_counter() - began)
-        self.verdicts[session.verdict] += 1
-        return session
-
-    async def _try(self, former: BenchSession) -> Comeback | None:
-        wire = self._stage.wire
-        session = Comeback(wire, former)
-        try:
-            async with asyncio.timeout(OPEN_SECONDS):
-                await asyncio.get_running_loop().create_connection(lambda: session, wire.host, wire.port, ssl=wire.tls)
-                await session.opened
-        except (OSError, TargetError) as error:
-            self.refused[str(error)] += 1
-            session.close()
-            await asyncio.sleep(session.retry_after or BACKOFF * random.random())
-            return None
-        return session
+async def _ping_for_ever(dialect: ParleyDialect, probe: Session) -> None:
+    """One ping an interval, whatever became of those before."""
+    began = now_us()
+    for number in count():
+        due = began + number * PROBE_US
+        await asyncio.sleep(max(0, due - now_us()) / 1e6)
+        probe.kept["due"][str(number)] = due
+        probe.send(dialect.command("ping", Ping(), str(number)))
 
 
-async def storm(options: Options) -> list[Result]:
-    """Everyone is cut, misses a message, and comes back; someone who was not cut sees how busy the server is."""
-    async with staged(options, apart=True) as stage:
-        accounts = await stage.accounts(min(options.users, options.connections))
-        room = await stage.rest.chatroom(accounts[0], accounts[1:])
-        await stage.open(accounts, options.connections)
-        cut, returns = stage.sessions, Returns(stage)
-        async with probing(stage, accounts[0].token) as waited, lag_of_this_loop() as own_lag:
-            lag, usage, own_cpu = await stage.rest.histogram(LAG), stage.server.usage(), time.process_time()
-            report.progress("cutting all of them")
-            for session in cut:
-                session.close()
-            await asyncio.sleep(AWAY)
-            await stage.rest.message(accounts[0], room, "what everyone misses")
-            report.progress("letting them come back")
-            began = time.perf_counter()
-            stage.sessions = await returns.all(cut, options.duration)
-            seconds = time.perf_counter() - began
-            after, used = await stage.rest.histogram(LAG), stage.server.usage()
-            own_cpu = time.process_time() - own_cpu
-        await _all_have_it(stage.sessions)
-        return [
-            report.stormed(
-                stage.sessions,
-                returns.verdicts,
-                returns.refused,
-                stage.idle.failures,
-                {
-                    "until_all_are_back_s": seconds,
-                    **report.times("back_after", returns.took),
-                    "loop_lag_p50_ms": report.quantile_ms(lag, after, 0.5),
-                    "loop_lag_p99_ms": report.quantile_ms(lag, after, 0.99),
-                    **report.times("others_wait", waited),
-                    "parley_cpu_s": used.since(usage).server if used and usage else None,
-                    "postgres_cpu_s": used.since(usage).postgres if used and usage else None,
-                    "generator_cpu_share": own_cpu / (seconds + AWAY),
-                    **report.times("generator_lag", own_lag),
-                },
-            )
-        ]
+async def _one(generator: Generator, former: Session, delay: float, returns: Returns) -> Session:
+    await asyncio.sleep(delay)
+    began = now_us()
+    while (session := await _try(generator, former, returns)) is None:
+        pass
+    returns.took.count(now_us() - began)
+    returns.verdicts[session.kept["verdict"]] += 1
+    return session
 
 
-async def _all_have_it(sessions: Sequence[BenchSession]) -> None:
+async def _try(generator: Generator, former: Session, returns: Returns) -> Session | None:
+    dialect = Returning(*generator.dialect.made_of)  # type: ignore[attr-defined]
+    session = Session(Reading(dialect, generator.load), former.credential)
+    heads = {room: check.last for room, check in former.checks.items()}
+    session.kept = {**former.kept, "received": former.delivered, "heads": heads}
+    try:
+        await generator.connect(session)
+    except (OSError, TargetError) as error:
+        returns.refused[str(error)] += 1
+        session.close()
+        await asyncio.sleep(session.kept.get("retry_after") or BACKOFF * random.random())
+        return None
+    return session
+
+
+async def _all_have_it(generator: Generator) -> None:
     """The message that was missed comes right behind `resumed`."""
-    deadline = time.perf_counter() + BACKOFF
-    while any(not session.delivered for session in sessions) and time.perf_counter() < deadline:
+    deadline = now_us() + BACKOFF * 1e6
+    while any(not session.delivered for session in generator.sessions.values()) and now_us() < deadline:
         await asyncio.sleep(0.05)
+
+
+def _check(generator: Generator, returns: Returns) -> None:
+    sessions = generator.sessions.values()
+    checks = [check for session in sessions for check in session.checks.values()]
+    returns.lost = sum(not session.delivered for session in sessions) + sum(len(check.missing) for check in checks)
+    returns.repeated = sum(check.repeated for check in checks)
+    returns.reordered = sum(check.reordered for check in checks)
+    returns.failures = generator.load.failures
+
+
+# --- the scenario --------------------------------------------------------------------------------
+
+
+class Storm:
+    """Everyone is cut, misses a message, and comes back; someone who was not cut sees how busy the server is."""
+
+    def __init__(self, connections: int, accounts: int, window: float) -> None:
+        self._connections = connections
+        self._accounts = accounts
+        self._window = window
+
+    async def prepare(self, stage: Stage) -> None:
+        """One chatroom that all hear."""
+        accounts = min(self._accounts, self._connections)
+        seats = await stage.seat(accounts, [range(accounts)])
+        self._credentials, self._room = seats.credentials, UUID(seats.rooms[0])
+        await stage.open(seats.credentials, self._connections)
+
+    async def runs(self, stage: Stage) -> list[Run]:
+        """Once."""
+        assert isinstance(stage.deployment, ParleyDeployment)
+        server, prober = stage.deployment, self._credentials[0]
+        stage.display.say("cutting all of them")
+        lag, usage = await server.rest.histogram(LAG), server.usage()
+        await stage.crew.all(cut)
+        await asyncio.sleep(AWAY)
+        await server.rest.message(Account("", prober), self._room, "what everyone misses")
+        stage.display.say("letting them come back")
+        returns = await stage.crew.all(come_back, self._window, prober)
+        used, after = server.usage(), await server.rest.histogram(LAG)
+        figures: dict[str, Figure] = {
+            "loop_lag_p50_ms": quantile_ms(lag, after, 0.5),
+            "loop_lag_p99_ms": quantile_ms(lag, after, 0.99),
+            "process_cpu_s": used.since(usage).server if used and usage else None,
+            "postgres_cpu_s": used.since(usage).postgres if used and usage else None,
+        }
+        return [stormed(returns, self._connections, figures)]
+
+
+def stormed(returns: Sequence[Returns], sessions: int, figures: dict[str, Figure]) -> Run:
+    """Clean: all resumed, and all had the one event once."""
+    verdicts = sum((each.verdicts for each in returns), Counter[str]())
+    refused = sum((each.refused for each in returns), Counter[str]())
+    failures = sum((each.failures for each in returns), Counter[str]())
+    wrong = {name: sum(getattr(each, name) for each in returns) for name in ("lost", "repeated", "reordered")}
+    samples = [each.sample for each in returns if each.sample]
+    shares = [each.sample.cpu / (each.us / 1e6) for each in returns if each.sample]
+    counts = {"sessions": sessions, "turned_away": refused.total(), "reset": verdicts.total() - verdicts["resumed"]}
+    resumed = {"resumed": verdicts["resumed"]}
+    clean = verdicts["resumed"] == sessions and not any(wrong.values()) and not failures
+    lags = [sample.lag for sample in samples]
+    late = percentile(added(lags), 0.99)
+    latency = {
+        "back_after": added(each.took for each in returns),
+        "others_wait": added(each.waited for each in returns),
+    }
+    return Run(
+        title="coming back",
+        verdict=Verdict(
+            clean,
+            reasons(shares, lags),
+            **wrong,
+            failures={**failures, **_told(verdicts, refused)},
+            counts=resumed | counts,
+        ),
+        figures={
+            "until_all_are_back_s": max(each.us for each in returns) / 1e6,
+            **figures,
+            "generator_cpu_share": max(shares),
+            "generator_lag_p99_ms": None if late is None else late / 1000,
+        },
+        latency=distributions(**latency),
+    )
+
+
+def _told(verdicts: Counter[str], refused: Counter[str]) -> dict[str, int]:
+    """What was not as it should be, in the server's words."""
+    return {name: number for name, number in (verdicts + refused).items() if name != "resumed"}
+
+
+def quantile_ms(before: Mapping[float, float], after: Mapping[float, float], share: float) -> float | None:
+    """A percentile of what a histogram has counted in between, as Prometheus' histogram_quantile estimates it."""
+    counts = {bound: number - before.get(bound, 0.0) for bound, number in sorted(after.items())}
+    wanted = share * counts.get(math.inf, 0.0)
+    below, reached = 0.0, 0.0
+    for bound, number in counts.items():
+        if number and number >= wanted:
+            inside = (wanted - reached) / (number - reached)
+            return 1000 * (below if bound == math.inf else below + (bound - below) * inside)
+        below, reached = bound, number
+    return None

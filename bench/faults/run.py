@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
-from bench import report
+from bench.display import progress
 from bench.faults.addresses import Tcp
 from bench.faults.chaos import Chaos
 from bench.faults.checker import Report
@@ -65,18 +65,18 @@ async def faults(options: Options) -> Report:
     """Runs it. Raises TargetError when the server cannot be used."""
     async with target(_base(options.url), apart=False) as server:
         rest = Rest(server.url)
-        report.progress(f"signing up, and making {options.clients} bots")
+        progress(f"signing up, and making {options.clients} bots")
         accounts, rooms = await _people(rest, options)
         dice = random.Random(options.seed)
         async with _ways(server.url, dice) as (proxies, urls):
             load = Load(_members(accounts, urls, _tls(server.url)), rooms, rate=options.rate, seed=options.seed)
             chaos = Chaos(proxies, dice)
             async with load.running():
-                report.progress(f"writing and breaking things for {options.duration:g} s")
+                progress(f"writing and breaking things for {options.duration:g} s")
                 await _for(options.duration, chaos)
                 for proxy in proxies:
                     await proxy.heal()
-                report.progress("waiting until everything has come")
+                progress("waiting until everything has come")
         if options.history is not None:
             load.history.save(options.history)
         print("faults: " + ", ".join(f"{count} {name}" for name, count in sorted(chaos.done.items())))

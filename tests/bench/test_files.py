@@ -10,9 +10,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from bench import files
+from bench.display import Display
 from bench.files import MB, FileOptions
 from bench.http import Http
-from bench.report import Result, table
+from bench.results import Run
 from bench.target import Target, TargetError
 
 OTHERS = os.urandom(MB)
@@ -24,17 +25,17 @@ def _server(running: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     """The scenario uses the server that is there, and files that take no time."""
 
     @asynccontextmanager
-    async def target(url: str | None, *, apart: bool) -> AsyncIterator[Target]:
+    async def target(url: str | None, *, apart: bool, workers: int) -> AsyncIterator[Target]:
         yield running
 
-    monkeypatch.setattr("bench.scenarios.target", target)
+    monkeypatch.setattr("bench.parley.target", target)
     monkeypatch.setattr("bench.files.LARGE", 2 * MB)
     monkeypatch.setattr("bench.files.ROUNDS", 1)
 
 
 async def test_all_of_it() -> None:
     """Each part has its figures, and every byte that came was one that had gone."""
-    results = {result.title: result for result in await files.files(SMALL)}
+    results = {result.title: result for result in await files.files(SMALL, Display())}
     assert list(results) == [
         "download",
         "upload",
@@ -45,21 +46,18 @@ async def test_all_of_it() -> None:
         "large in",
         "large out",
     ]
-    assert all(result.clean and result.checks["failed"] == 0 for result in results.values())
+    assert all(result.verdict.clean for result in results.values())
     assert _figure(results["download"], "mb_per_s") > 0
     assert _figure(results["upload"], "mb_per_s") > 0
-    assert (
-        0 < _figure(results["small files"], "first_byte_p50_ms") <= _figure(results["small files"], "first_byte_p99_ms")
-    )
+    assert results["small files"].latency["first_byte"].p50_ms > 0
     assert results["chat alone"].figures["ack_p99_of_alone"] == 1
     assert _figure(results["chat, 4 at full speed"], "transfers_mb_per_s") > 0
     assert results["large in"].figures["mb"] == 3
     if sys.platform == "linux":
         assert _figure(results["large in"], "rss_grown_mb") >= 0
-    assert "first byte p99 ms" in table("files", list(results.values()))
 
 
-def _figure(result: Result, name: str) -> float:
+def _figure(result: Run, name: str) -> float:
     value = result.figures[name]
     assert value is not None
     return value
@@ -74,8 +72,8 @@ async def test_wrong_bytes_fail_the_run(monkeypatch: pytest.MonkeyPatch) -> None
         return await download(self, http, path, size)
 
     monkeypatch.setattr(files.Files, "download", other)
-    results = await files.files(FileOptions(url=None, duration=0.1, size=1, transfers=1, rate=5.0))
-    assert not any(result.clean for result in results)
+    results = await files.files(FileOptions(url=None, duration=0.1, size=1, transfers=1, rate=5.0), Display())
+    assert all(result.title.startswith("chat") for result in results if result.verdict.clean)
 
 
 async def test_a_rate_is_kept(running: Target) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import signal
@@ -9,135 +10,272 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from bench import scenarios, storms
-from bench.frames import Scan, Scanner
-from bench.report import Result, quantile_ms, table
-from bench.scenarios import Options, slope
-from bench.target import Target, postmaster_of
-from bench.usage import Memory
-from protocol.commands import Resume
+from bench.cli import main
+from bench.clock import now_us
+from bench.dialect import Scan
+from bench.display import Display
+from bench.generator import Generator, Plan
+from bench.parley import TRANSPORTS, ParleyDeployment, ParleyDialect
+from bench.rest import Rest
+from bench.results import MemoryAt, Run, read_json
+from bench.scenarios import Fanout, Idle, Rooms, Scenario, Sizes, clear_and_sealed, failed, seating, slope
+from bench.series import verdict
+from bench.stage import Stage, crewed, staged
+from bench.storms import Storm, quantile_ms
+from bench.target import Target, TargetError, postmaster_of
 
-CLEAN = {"unacked": 0, "lost": 0, "repeated": 0, "reordered": 0, "failures": {}}
+SECONDS = 0.3
+
+
+@pytest.fixture(scope="module")
+def bench(running: Target) -> Iterator[asyncio.Runner]:
+    """What runs scenarios on the one server, with two generator processes that all tests here share."""
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+class Running(ParleyDeployment):
+    """The server that is there: it stays."""
+
+    def __init__(self, server: Target, transport: str = "ws") -> None:
+        super().__init__(None, transport)
+        self.server = server
+
+    async def start(self) -> None:
+        """It has."""
+        self.rest = Rest(self.server.url)
+        self._info = await self.rest.info()
+
+
+@pytest.fixture(scope="module")
+def stage(bench: asyncio.Runner, running: Target) -> Iterator[Stage]:
+    """That of two processes."""
+    staging = staged(Running(running), 2, Display())
+    yield bench.run(staging.__aenter__())
+    bench.run(staging.__aexit__(None, None, None))
 
 
 @pytest.fixture(autouse=True)
-def _server(running: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scenarios use the server that is there."""
-
-    @asynccontextmanager
-    async def target(url: str | None, *, apart: bool) -> AsyncIterator[Target]:
-        yield running
-
-    monkeypatch.setattr("bench.scenarios.target", target)
+def _empty(bench: asyncio.Runner, stage: Stage) -> Iterator[None]:
+    """Everyone leaves after each test."""
+    yield
+    bench.run(stage.leave())
 
 
-def _options(**given: Any) -> Options:
-    few = {"connections": 60, "in_flight": (1, 8), "rooms": 3, "users": 4, "duration": 0.3, "codec": "json"}
-    return Options(url=None, **{**few, **given})
+async def _prepared(scenario: Scenario, stage: Stage) -> list[Run]:
+    await scenario.prepare(stage)
+    return await scenario.runs(stage)
 
 
-def _wrong(result: Result) -> dict[str, Any]:
-    return {name: result.checks[name] for name in CLEAN}
+def _delivered(run: Run, receivers: int) -> None:
+    counts = run.verdict.counts
+    assert run.verdict.clean, run.verdict
+    assert counts["sent"] > 0
+    assert counts["delivered"] == receivers * counts["sent"]
 
 
-@pytest.mark.parametrize("codec", ["json", "msgpack"])
-async def test_fanout_counts_every_delivery(codec: str) -> None:
+def test_fanout_counts_every_delivery(bench: asyncio.Runner, stage: Stage) -> None:
     """Each of 60 sessions gets each message once and in order; two of the sessions decode all of theirs."""
-    results = await scenarios.fanout(_options(codec=codec))
-    for result in results:
-        assert _wrong(result) == CLEAN
-        assert result.clean
-        assert result.checks["sent"] > 0
-        assert result.checks["delivered"] == 60 * result.checks["sent"]
-        assert result.checks["fully_read"] == 2 * result.checks["sent"]
-    assert "lost" in table("fanout", results)
+    scenario = Fanout(Sizes(60, 4), in_flight=(1, 8), rates=(100.0,), seconds=SECONDS)
+    runs = bench.run(_prepared(scenario, stage))
+    assert [run.title for run in runs] == ["1 in flight", "8 in flight", "100 a second"]
+    for run in runs:
+        _delivered(run, 60)
+        assert run.verdict.counts["fully_read"] == 2 * run.verdict.counts["sent"]
+        assert run.latency["ack"].count <= run.verdict.counts["sent"]
+        assert [point.t for point in run.series] == [SECONDS]
+    assert runs[2].verdict.counts["sent"] == 60  # with the warm-up, which is as long
+    assert runs[2].latency["ack"].count == 30
+    assert runs[2].latency["delivery"].count == 2 * 30
 
 
-async def test_tcp_counts_every_delivery() -> None:
-    """Each of 60 bots gets each message once and in order, without Noise and with it; the second stands beside."""
-    results = await scenarios.tcp(_options(users=1, in_flight=(4,)))
-    assert [result.title for result in results] == ["clear, 4 in flight", "Noise, 4 in flight"]
-    for result in results:
-        assert _wrong(result) == CLEAN
-        assert result.checks["delivered"] == 60 * result.checks["sent"] > 0
-        assert result.checks["fully_read"] == 2 * result.checks["sent"]
-    clear, sealed = (result.figures["parley_us_per_delivery"] for result in results)
-    assert results[1].figures["parley_us_more_than_clear"] == pytest.approx(sealed - clear)  # type: ignore[operator]
-    assert "seal 256 bytes us" in table("tcp", results)
+def test_small_chatrooms_count_every_delivery(bench: asyncio.Runner, stage: Stage) -> None:
+    """Each of twelve chatrooms is heard by its four members, in whichever process they are."""
+    scenario = Rooms(Sizes(14, 14, rooms=12, members=4), in_flight=(8,), rates=(), seconds=SECONDS)
+    [run] = bench.run(_prepared(scenario, stage))
+    _delivered(run, 4)
+    assert run.figures["commit_batch_mean"] >= 1  # type: ignore[operator]
 
 
-async def test_durable_counts_every_ack() -> None:
-    """Each message is acked once, and both members of its chatroom get it."""
-    [result] = await scenarios.durable(_options(users=6, in_flight=(8,)))
-    assert _wrong(result) == CLEAN
-    assert result.checks["delivered"] == 2 * result.checks["sent"] > 0
-    assert result.figures["commit_batch_mean"] >= 1  # type: ignore[operator]
+def test_seats_in_small_chatrooms() -> None:
+    """Every account is in as many chatrooms as any other, and no chatroom has one twice."""
+    rooms = seating(Sizes(20, 20, rooms=10, members=4))
+    assert all(len(set(room)) == 4 for room in rooms)
+    assert set(Counter(account for room in rooms for account in room).values()) == {2}
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_every_transport(running: Target, transport: str) -> None:
+    """The same messages arrive over each of them, and are read to the end by one session."""
+    server = Running(running, transport)
+    await server.start()
+    seats = await server.seat(2, [[0, 1]])
+    generator = Generator(server.dialect())
+    heads = await generator.open(dict(enumerate(seats.credentials)))
+    start = now_us()
+    end = start + 200_000
+    plan = Plan(start, start, end, 500_000, [(seats.rooms[0], [0, 1])], rate=100.0, step=1)
+    sent = await generator.run(plan)
+    outcome = await generator.settle({room: head + sent[room.decode()] for room, head in heads.items()})
+    await generator.leave()
+    assert sent == {seats.rooms[0]: 20}
+    assert (outcome.lost, outcome.unacked, outcome.repeated, outcome.failures) == (0, 0, 0, {})
+    assert (outcome.delivered, outcome.fully_read) == (40, 20)
+
+
+def test_noise_stands_beside_the_same_load_without(bench: asyncio.Runner, running: Target) -> None:
+    """Bots over TCP, clear and then under Noise: what each end's CPU does more is told."""
+    scenario = Fanout(Sizes(6, 6), in_flight=(2,), rates=(), seconds=SECONDS)
+    runs = bench.run(clear_and_sealed(Running(running, "tcp"), scenario, 1, Display()))
+    assert [run.title for run in runs] == ["clear, 2 in flight", "Noise, 2 in flight"]
+    for run in runs:
+        _delivered(run, 6)
+    clear, sealed = (run.figures["generator_us_per_delivery"] for run in runs)
+    assert runs[1].figures["generator_us_more_than_clear"] == pytest.approx(sealed - clear)  # type: ignore[operator]
+    assert runs[1].figures["seal_256_bytes_us"] > 0  # type: ignore[operator]
+
+
+class Spoiling(ParleyDialect):
+    """Loses or doubles one read's last events."""
+
+    count = -1
+
+    def scan(self, data: bytes) -> Scan:
+        """Once."""
+        scan = super().scan(data)
+        if scan.spans and self.count:
+            spans = scan.spans[:-1] if self.count < 0 else [*scan.spans, scan.spans[-1]]
+            self.count = 0
+            return scan._replace(spans=spans)
+        return scan
 
 
 @pytest.mark.parametrize(("what", "count"), [("lost", -1), ("repeated", 1)])
 async def test_a_frame_that_is_dropped_or_doubled_fails_the_run(
-    monkeypatch: pytest.MonkeyPatch, what: str, count: int
+    running: Target, monkeypatch: pytest.MonkeyPatch, what: str, count: int
 ) -> None:
     """One event kept from a receiver, or shown twice, is counted and the run is not clean."""
-    monkeypatch.setattr("bench.load.SETTLE_SECONDS", 0.2)
-    spoiled: list[bool] = []
-
-    class Spoiling(Scanner):
-        def scan(self, data: bytes) -> Scan:
-            scan = super().scan(data)
-            if scan.runs and not spoiled:
-                spoiled.append(True)
-                return scan._replace(runs=scan.runs[:-1] if count < 0 else [*scan.runs, scan.runs[-1]])
-            return scan
-
-    monkeypatch.setattr("bench.session.Scanner", Spoiling)
-    [result] = await scenarios.durable(_options(users=6, in_flight=(2,)))
-    assert _wrong(result) == {**CLEAN, what: 1, "failures": result.checks["failures"]}
-    assert not result.clean
-    assert "FAILED" in table("durable", [result])
+    monkeypatch.setattr("bench.generator.SETTLE_SECONDS", 0.2)
+    server = Running(running)
+    await server.start()
+    seats = await server.seat(2, [[0, 1]])
+    dialect = Spoiling(*server.dialect().made_of)
+    dialect.count = count
+    generator = Generator(dialect)
+    heads = await generator.open(dict(enumerate(seats.credentials)))
+    start = now_us()
+    plan = Plan(start, start, start + 100_000, 500_000, [(seats.rooms[0], [0, 1])], in_flight=1)
+    sent = await generator.run(plan)
+    outcome = await generator.settle({room: head + sent[room.decode()] for room, head in heads.items()})
+    generator.close()
+    found = {name: getattr(outcome, name) for name in ("lost", "repeated", "reordered")}
+    assert found == {"lost": 0, "repeated": 0, "reordered": 0, what: 1}
+    assert not verdict([outcome], None).clean
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-async def test_idle_reads_the_memory_of_the_server() -> None:
+def test_idle_reads_the_memory_of_the_server(bench: asyncio.Runner, stage: Stage) -> None:
     """Memory is read at growing numbers of sessions, and all of them are still open at the end."""
-    [result] = await scenarios.idle(_options(connections=100, duration=0.1))
-    assert result.clean
-    assert list(result.checks["pss_by_sessions"]) == [50, 60, 70, 80, 90, 100]
-    assert result.figures["sessions"] == 100
-    assert result.figures["pss_after_mib"] > 10  # type: ignore[operator]
-    assert "bytes per session" in table("idle", [result])
+    [run] = bench.run(_prepared(Idle(Sizes(40, 4), steps=(20, 40), seconds=0.1), stage))
+    assert run.verdict.clean
+    assert [point.sessions for point in run.memory] == [10, 20, 40]
+    assert run.figures["sessions"] == stage.sessions == 40
+    assert run.figures["pss_after_mib"] > 10  # type: ignore[operator]
 
 
-async def test_storm_counts_who_came_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storm_counts_who_came_back(bench: asyncio.Runner, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """All 60 sessions that were cut resume, each with the one message that it missed."""
     monkeypatch.setattr("bench.storms.AWAY", 0.1)
-    [result] = await storms.storm(_options())
-    assert result.clean, result.checks
-    assert result.checks["verdicts"] == {"resumed": 60}
-    assert (result.checks["lost"], result.checks["repeated"], result.checks["reordered"]) == (0, 0, 0)
-    assert result.figures["loop_lag_p99_ms"] is not None
-    assert result.figures["others_wait_max_ms"] > 0  # type: ignore[operator]
-    assert "turned away" in table("storm", [result])
+    [run] = bench.run(_prepared(Storm(60, 4, window=SECONDS), stage))
+    assert run.verdict.clean, run.verdict
+    assert run.verdict.counts == {"resumed": 60, "sessions": 60, "turned_away": 0, "reset": 0}
+    assert run.figures["loop_lag_p99_ms"] is not None
+    assert run.latency["back_after"].count == 60
+    assert run.latency["others_wait"].count > 0
 
 
-async def test_sessions_that_do_not_come_back_whole_fail_the_storm(monkeypatch: pytest.MonkeyPatch) -> None:
+async def _boast(generator: Generator) -> None:
+    for session in generator.sessions.values():
+        session.delivered += 5
+
+
+def test_sessions_that_do_not_come_back_whole_fail_the_storm(
+    bench: asyncio.Runner, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A client that claims to have had more than was sent gets a new session, and the run is not clean."""
     monkeypatch.setattr("bench.storms.AWAY", 0.1)
 
-    def boast(received: int, **given: Any) -> Resume:
-        return Resume(received=received + 5, **given)
+    async def boasting() -> list[Run]:
+        storm = Storm(4, 4, window=0.1)
+        await storm.prepare(stage)
+        await stage.crew.all(_boast)
+        return await storm.runs(stage)
 
-    monkeypatch.setattr("bench.storms.Resume", boast)
-    [result] = await storms.storm(_options(connections=3))
-    assert result.checks["verdicts"] == {"received_too_high": 3}
-    assert (result.checks["reset"], result.clean) == (3, False)
+    [run] = bench.run(boasting())
+    assert run.verdict.failures == {"received_too_high": 4}
+    assert (run.verdict.counts["reset"], run.verdict.clean) == (4, False)
+
+
+# --- the processes -------------------------------------------------------------------------------
+
+
+async def _raise(generator: Generator) -> None:
+    raise ValueError(generator.index)
+
+
+async def _end(generator: Generator) -> None:
+    os._exit(1)
+
+
+def test_what_goes_wrong_in_a_process_is_told(bench: asyncio.Runner, stage: Stage) -> None:
+    """With the place where it happened; the process goes on."""
+    for _ in range(2):
+        with pytest.raises(TargetError, match="in _raise"):
+            bench.run(stage.crew.one(1, _raise))
+
+
+def test_a_process_that_ends_ends_the_run(bench: asyncio.Runner, stage: Stage) -> None:
+    """Whoever waits for it does not wait for ever, and the others are stopped with it."""
+
+    async def ended() -> None:
+        async with crewed(stage.deployment, stage.deployment.dialect(), 2, Display()) as other:
+            with pytest.raises(TargetError, match="has ended"):
+                await other.crew.all(_end)
+            with pytest.raises(TargetError, match="has ended"):
+                await other.crew.all(failed)
+
+    bench.run(ended())
+
+
+def test_the_command(running: Target, tmp_path: Path) -> None:
+    """It measures the server at a URL, prints a table, and writes what was asked for."""
+    files = {"--json": tmp_path / "out.json", "--report": tmp_path / "out.html"}
+    arguments = [*("fanout", "--connections", "20", "--users", "2", "--rate", "50", "--duration", "0.2")]
+    arguments += ["--url", running.url, *(str(item) for pair in files.items() for item in pair)]
+    result = CliRunner().invoke(main, arguments)
+    report = read_json(files["--json"])
+    assert result.exit_code == (3 if report.void else 0), result.output
+    assert report.clean
+    assert "50 a second" in result.stdout
+    [run] = report.runs
+    assert run.verdict.counts["sent"] == 20
+    assert report.options["rates"] == [50.0]
+    assert report.environment["servers"]["parley"]["transport"] == "ws"
+    assert "<svg" in files["--report"].read_text()
+
+
+def test_no_server() -> None:
+    """It says in words why there is nothing to measure."""
+    result = CliRunner().invoke(main, ["rooms", "--url", "http://127.0.0.1:1"])
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
 
 
 def test_percentiles_of_a_histogram() -> None:
@@ -152,7 +290,7 @@ def test_percentiles_of_a_histogram() -> None:
 
 def test_memory_per_session_is_the_slope() -> None:
     """What the first session costs besides, such as code that is loaded once, does not count."""
-    assert slope([(100, Memory(0, 5_000)), (200, Memory(0, 6_000)), (300, Memory(0, 7_000))]) == 10.0
+    assert slope([MemoryAt(count, 4_000 + 10 * count, 0) for count in (100, 200, 300)]) == 10.0
     assert slope([]) is None
 
 

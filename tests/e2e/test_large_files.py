@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from hashlib import sha256
@@ -15,7 +16,7 @@ import aiohttp
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from bench.report import percentile
+from bench.validity import percentile
 from gateway.client import Client, connect
 from tests.e2e.conftest import StartServer
 from tests.e2e.server import Person, Server
@@ -160,7 +161,7 @@ async def test_chat_beside_uploads(start_server: StartServer, record_property: C
         beside = await chatting
     assert len(set(ids)) == TOGETHER
     for share, bound, times in ((0.5, 0.1, 5), (0.99, 2.0, 20)):
-        usual, now = percentile(alone, share), percentile(beside, share)
+        usual, now = percentile(Counter(alone), share), percentile(Counter(beside), share)
         assert usual is not None
         assert now is not None
         record_property(f"p{share * 100:g}_ms", (usual * 1000, now * 1000))

@@ -1,0 +1,33 @@
+"""Whether the generator had room enough to measure: if not, a run says nothing about the server's times."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+Number = TypeVar("Number", int, float)
+
+FULL = 0.7
+"""Share of its core above which a generator process measures itself."""
+LATE_US = 1000
+"""Microseconds by which a generator process's timers may be late at the 99th percentile."""
+
+
+def percentile(counts: Mapping[Number, int], share: float) -> Number | None:
+    """The smallest value that at least this share of all does not exceed; None without values."""
+    wanted, seen = share * sum(counts.values()), 0
+    for value in sorted(counts):
+        seen += counts[value]
+        if seen >= wanted:
+            return value
+    return None
+
+
+def reasons(shares: Sequence[float], lags: Sequence[Mapping[int, int]]) -> list[str] | None:
+    """Why a run with such generator processes is void; None if it is not."""
+    found = [f"generator {index} used {share:.0%} of its core" for index, share in enumerate(shares) if share > FULL]
+    for index, lag in enumerate(lags):
+        late = percentile(lag, 0.99)
+        if late is not None and late > LATE_US:
+            found.append(f"generator {index} was {late / 1000:.1f} ms late (p99)")
+    return found or None
