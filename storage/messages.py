@@ -97,28 +97,32 @@ def sender_of(row: Any) -> User:
     )
 
 
+def _page(passed: str, begins: str, direction: str) -> str:
+    """A page from seq $2 on in one direction. Every seq is a message or another event, so that skipping $4 messages
+    is skipping as many seqs, and then as many messages as other events were among them: those alone are counted.
+    """
+    return f"""
+        WITH room AS (SELECT last_seq FROM chatrooms WHERE id = $1)
+        SELECT {_QUALIFIED}, {_SENDER} FROM (
+            SELECT * FROM messages WHERE chatroom_id = $1 AND {begins} ORDER BY seq {direction} LIMIT $3 OFFSET (
+                SELECT count(*) FROM events WHERE chatroom_id = $1 AND message_id IS NULL AND {passed})
+        ) m JOIN users u ON u.id = m.sender_id ORDER BY m.seq {direction}"""
+
+
+_TOP = "least($2::bigint, (SELECT last_seq + 1 FROM room))"
+_PAGE_BEFORE = _page(f"seq < {_TOP} AND seq >= {_TOP} - $4::bigint", f"seq < {_TOP} - $4::bigint", "DESC")
+_BOTTOM = "least($2::bigint, (SELECT last_seq FROM room))"
+_PAGE_AFTER = _page(f"seq > {_BOTTOM} AND seq <= {_BOTTOM} + $4::bigint", f"seq > {_BOTTOM} + $4::bigint", "ASC")
+
+
 async def page_before(conn: Connection, chatroom_id: UUID, before: int | None, limit: int, skip: int) -> list[Any]:
     """Rows below seq `before` (or from the newest), newest first, after skipping `skip`."""
-    return await conn.fetch(
-        f"""SELECT {_QUALIFIED}, {_SENDER} FROM messages m JOIN users u ON u.id = m.sender_id
-            WHERE m.chatroom_id = $1 AND m.seq < $2 ORDER BY m.seq DESC LIMIT $3 OFFSET $4""",
-        chatroom_id,
-        before if before is not None else 2**63 - 1,
-        limit,
-        skip,
-    )
+    return await conn.fetch(_PAGE_BEFORE, chatroom_id, before if before is not None else 2**63 - 1, limit, skip)
 
 
 async def page_after(conn: Connection, chatroom_id: UUID, after: int, limit: int, skip: int) -> list[Any]:
     """Rows above seq `after`, oldest first, after skipping `skip`."""
-    return await conn.fetch(
-        f"""SELECT {_QUALIFIED}, {_SENDER} FROM messages m JOIN users u ON u.id = m.sender_id
-            WHERE m.chatroom_id = $1 AND m.seq > $2 ORDER BY m.seq LIMIT $3 OFFSET $4""",
-        chatroom_id,
-        after,
-        limit,
-        skip,
-    )
+    return await conn.fetch(_PAGE_AFTER, chatroom_id, after, limit, skip)
 
 
 async def newest_of_each(conn: Connection, chatroom_ids: Sequence[UUID]) -> list[Any]:
