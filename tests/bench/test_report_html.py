@@ -89,6 +89,7 @@ def test_a_page_says_what_was_run_where_and_what_came_out() -> None:
         "versions uvloop 0.23.0",
         "acked per second 98.0 98.0",
         "parley µs per delivery – –",
+        "ack p99.9 ms 30.0 30.0",
         "400 sent",
         "maximum (void) void generator at 83 % of its core",
         "Ack latency",
