@@ -18,13 +18,16 @@ import click
 import msgspec
 import uvloop
 
-from bench import files, report_html, scenarios, storms
+from bench import files, histories, report_html, scenarios, storms
+from bench import mixed as mixed_days
 from bench import nodes as several
 from bench.display import Display, print_table
+from bench.durations import duration
 from bench.environment import environment
 from bench.faults.run import Options as FaultOptions
 from bench.faults.run import faults as run_faults
 from bench.files import FileOptions
+from bench.histories import PLACES
 from bench.nodes import NodeOptions
 from bench.parley import TRANSPORTS, ParleyDeployment
 from bench.results import Report, Run, read_json, write_json
@@ -54,9 +57,7 @@ _URL = click.option("--url", help="A running server, as in http://127.0.0.1:8000
 _LOAD = (
     click.option("--transport", type=click.Choice(TRANSPORTS), default="ws", show_default=True),
     click.option("--processes", type=POSITIVE, default=1, show_default=True, help="Generator processes."),
-    click.option(
-        "--duration", type=click.FloatRange(0.1, 86_400), default=10.0, show_default=True, help="Seconds measured."
-    ),
+    click.option("--duration", type=duration, default="10s", show_default=True, help="What is measured: 10s, 5m, 8h."),
 )
 _RATE = click.option(
     "--rate", "rates", type=click.FloatRange(0.1, 1e6), multiple=True, help="Messages a second. May be repeated."
@@ -78,6 +79,19 @@ def _in_flight(*default: int) -> Option:
 def _with(*options: Option) -> Option:
     """All of these options."""
     return lambda command: reduce(lambda made, option: option(made), reversed(options), command)
+
+
+_DAY = _with(
+    _URL,
+    click.option("--transport", type=click.Choice(["ws", "ws-msgpack"]), default="ws", show_default=True),
+    *_LOAD[1:],
+    click.option("--connections", type=POSITIVE, default=1000, show_default=True, help="Sessions, each of an account."),
+    click.option(
+        "--rate",
+        type=click.FloatRange(0.1, 1e6),
+        help="Messages a second; all else goes with it.  [default: connections / 100]",
+    ),
+)
 
 
 @main.command()
@@ -150,6 +164,41 @@ def storm(connections: int, users: int, **given: Any) -> None:
     """Everyone is cut at once and comes back within --duration."""
     scenario = storms.Storm(connections, users, given["duration"])
     _measure("storm", scenario, connections=connections, users=users, **given)
+
+
+@main.command()
+@_with(_URL, *_LOAD, *_OUT)
+@click.option("--messages", type=POSITIVE, default=100_000, show_default=True, help="Messages in the chatroom.")
+@click.option("--rate", type=click.FloatRange(0.1, 1e5), default=100.0, show_default=True, help="Pages a second.")
+@click.option(
+    "--place",
+    "places",
+    type=click.Choice(list(PLACES)),
+    multiple=True,
+    default=list(PLACES),
+    show_default=True,
+    help="Where the pages lie. May be repeated.",
+)
+def history(messages: int, rate: float, places: tuple[str, ...], **given: Any) -> None:
+    """Pages of 50 messages, over sockets and by REST."""
+    scenario = histories.History(messages, places, rate, given["duration"])
+    _measure("history", scenario, messages=messages, rate=rate, places=places, **given)
+
+
+@main.command()
+@_with(_DAY, *_OUT)
+def mixed(connections: int, rate: float | None, **given: Any) -> None:
+    """A day in the life: most only hear, some write, type, read, come, go, and send files."""
+    scenario = mixed_days.Mixed(connections, rate, given["duration"])
+    _measure("mixed", scenario, connections=connections, rate=rate, **given)
+
+
+@main.command()
+@_with(_DAY, *_OUT)
+def soak(connections: int, rate: float | None, **given: Any) -> None:
+    """The same for long: does memory grow?"""
+    scenario = mixed_days.Soak(connections, rate, given["duration"])
+    _measure("soak", scenario, connections=connections, rate=rate, **given)
 
 
 @main.command(name="files")

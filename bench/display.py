@@ -14,6 +14,8 @@ from bench.results import Figure, Point, Report, Run
 
 LINES_EVERY = 2.0
 """Seconds between two lines where stderr is no terminal."""
+LONG = 120.0
+"""Seconds from which on a time is told in minutes and hours."""
 
 
 def progress(what: str) -> None:
@@ -51,14 +53,21 @@ class Display:
         else:
             self._live.update(Text(f"{what} …"), refresh=True)
 
-    def show(self, point: Point, seconds: float) -> None:
-        """What the last piece of a load brought, which was so long."""
-        line = _line(point, seconds)
+    def show(self, point: Point, seconds: float, left: float) -> None:
+        """What the last piece of a load brought, which was so long, and how many seconds are left."""
+        line = f"{_line(point, seconds)}  {_time(left)} left"
         if self._live is not None:
             self._live.update(Text(f"{self._what}  {line}"), refresh=True)
         elif point.t - self._told >= LINES_EVERY:
             self._told = point.t
             print(f"  {line}", file=sys.stderr, flush=True)
+
+
+def _time(seconds: float) -> str:
+    """Seconds, or minutes and hours where there are."""
+    if seconds < LONG:
+        return f"{seconds:.0f} s"
+    return f"{seconds // 3600:.0f}:{seconds % 3600 // 60:02.0f}:{seconds % 60:02.0f}"
 
 
 def _line(point: Point, seconds: float) -> str:

@@ -29,6 +29,8 @@ READ_FULLY = 50
 """Every so many-th session decodes all it gets: 2 %."""
 NUMBERS = 10**9
 """Message numbers of one process: those of the next begin there."""
+LONG_US = 60_000_000
+"""Microseconds of a load during which garbage may pile up."""
 LOOK_US = 10_000
 """Microseconds between two looks at how late our own timers are."""
 
@@ -85,6 +87,7 @@ class Outcome:
     repeated: int
     reordered: int
     failures: dict[str, int] = field(default_factory=dict)
+    waits: dict[str, dict[int, int]] = field(default_factory=dict)
 
 
 class Sampler:
@@ -134,14 +137,17 @@ class LagWatch:
 
 
 class Generator:
-    """Sessions by number. `post` takes samples while a load runs; `tell` takes what another process waits for."""
+    """Sessions by number; `next` is the next message's.
+
+    `post` takes samples while a load runs; `tell` takes what another process waits for.
+    """
 
     def __init__(self, dialect: Dialect, index: int = 0, post: Callable[[Sample], None] = lambda _: None) -> None:
         self.dialect = dialect
         self.index = index
         self.post = post
         self.sessions: dict[int, Session] = {}
-        self._next = index * NUMBERS
+        self.next = index * NUMBERS
         self._nothing = Window(0, 0)
         self.reading = Reading(dialect, Load(lambda _number, _stamp: None, 0, self._nothing))
         self.tls = ssl.create_default_context() if dialect.tls else None
@@ -194,14 +200,19 @@ class Generator:
     async def run(self, plan: Plan) -> dict[str, int]:
         """Runs a load, and posts a sample at `begin` and after each tick. How many messages went into each chatroom."""
         sent: dict[str, int] = {room: 0 for room, _ in plan.writers}
-        failures = self.load.failures  # while nothing ran
-        load = self.reading.load = self._load(plan, sent)
-        load.failures += failures
+        await self.drive(self._load(plan, sent), plan)
+        return sent
+
+    async def drive(self, load: Load, plan: Plan) -> None:
+        """Runs a load in the times of a plan, with what has gone wrong while nothing ran."""
+        load.failures += self.load.failures
+        self.reading.load = load
         for number, session in self.sessions.items():
             session.timed = number % plan.timed == 0 or session.read_fully
         sampler = Sampler()
         watch = LagWatch(sampler)
-        gc.disable()
+        if plan.end - plan.begin < LONG_US:
+            gc.disable()
         try:
             await until(plan.start)
             load.start()
@@ -212,8 +223,7 @@ class Generator:
             load.stop()
             gc.enable()
             watch.close()
-        self._next += load.sent
-        return sent
+        self.next += load.sent
 
     async def settle(self, heads: Mapping[bytes, int]) -> Outcome:
         """Waits until all is acked and heard, but not for ever: what is missing then counts as lost."""
@@ -235,6 +245,7 @@ class Generator:
             sum(check.repeated for check, _ in waited),
             sum(check.reordered for check, _ in waited),
             dict(load.failures),
+            {kind: dict(times) for kind, times in load.waits.items()},
         )
         self._begin_anew(heads)
         return outcome
@@ -275,14 +286,14 @@ class Generator:
         window = Window(plan.begin, plan.end)
         send = self._sender(plan, sent)
         if plan.rate is not None and plan.writers:
-            return Paced(send, self._next, window, plan.rate, plan.start, plan.offset, plan.step)
+            return Paced(send, self.next, window, plan.rate, plan.start, plan.offset, plan.step)
         if plan.heard is None:
-            return Closed(send, self._next, window, plan.in_flight)
+            return Closed(send, self.next, window, plan.in_flight)
         room = plan.heard.encode()
         heads = [session.checks[room].last for session in self.sessions.values()]
         if plan.in_flight:
             self._told = dict.fromkeys(range(1, plan.others + 1), plan.head)
-            return UntilHeard(send, self._next, window, plan.in_flight, [*heads, *self._told.values()])
+            return UntilHeard(send, self.next, window, plan.in_flight, [*heads, *self._told.values()])
         return Listening(window, heads, self.tell)
 
     def _sender(self, plan: Plan, sent: dict[str, int]) -> Send:

@@ -36,7 +36,7 @@ class Window(NamedTuple):
 
 
 class Load:
-    """Counts what was sent and what came. Subclasses say when the next message goes."""
+    """Counts what was sent and what came. Subclasses say when the next message goes, and what else is waited for."""
 
     def __init__(self, send: Send, first: int, window: Window, clock: Callable[[], int] = now_us) -> None:
         self._send = send
@@ -50,6 +50,7 @@ class Load:
         self.fully_read = 0
         self.ack = Buckets()
         self.delivery = Buckets()
+        self.waits: dict[str, Buckets] = {}
         self.failures: Counter[str] = Counter()
 
     def start(self) -> None:
@@ -163,8 +164,12 @@ class Closed(Load):
         super().acked(numbers)
         self._refill()
 
+    def _free(self) -> int:
+        """How many may go."""
+        return self.in_flight - self.sent + self.done()
+
     def _refill(self) -> None:
-        free = self.in_flight - self.sent + self.done()
+        free = self._free()
         if not self._running or free <= 0:
             return
         now = self._clock()

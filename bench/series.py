@@ -43,7 +43,7 @@ class Series:
                 self._pss_mib[number] = memory.pss / 2**20
             await until(moment + GRACE_US)
             if number:
-                self._display.show(self.point(number), self.seconds(number))
+                self._display.show(self.point(number), self.seconds(number), (self.moments[-1] - moment) / 1e6)
 
     def seconds(self, number: int) -> float:
         """How long a piece was."""
@@ -88,12 +88,15 @@ def judged(series: Series, outcomes: Sequence[Outcome], batch: float | None) -> 
     """The figures of a load, and whether they count."""
     lags = [added(sample.lag for sample in found) for found in series.measured()]
     everything = [*(sample for found in series.measured() for sample in found), *(outcome.last for outcome in outcomes)]
+    kinds = sorted({kind for outcome in outcomes for kind in outcome.waits})
     return Run(
         title="",
         verdict=verdict(outcomes, reasons(series.shares(), lags)),
         figures=_figures(series, batch) | {"generator_lag_p99_ms": _ms(percentile(added(lags), 0.99))},
         latency=distributions(
-            ack=added(sample.ack for sample in everything), delivery=added(sample.delivery for sample in everything)
+            ack=added(sample.ack for sample in everything),
+            delivery=added(sample.delivery for sample in everything),
+            **{kind: added(outcome.waits.get(kind, {}) for outcome in outcomes) for kind in kinds},
         ),
         series=[series.point(number) for number in range(1, len(series.moments))],
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from bench.clock import now_us
 from bench.cores import generators_core
-from bench.crew import Crew
+from bench.crew import Crew, Work
 from bench.deployment import Deployment, Seats
 from bench.dialect import Dialect
 from bench.display import Display
@@ -23,7 +24,8 @@ WARM_UP = 1.0
 LEAD_US = 100_000
 """Microseconds in which every process has its plan."""
 TICK_US = 500_000
-"""Microseconds of a point in a series."""
+"""Microseconds of a point in a series, as long as there are not more than POINTS of them."""
+POINTS = 2000
 PATIENCE = 120.0
 """Seconds by which anything may take longer than it was meant to, until it is given up."""
 
@@ -86,18 +88,28 @@ class Stage:
 
     async def run(self, drive: Drive, writers: Writers, seconds: float) -> Run:
         """Measures one load and judges it."""
-        self.display.say(f"{self.deployment.name}: {drive.title}")
+        return await self.measure(drive.title, Generator.run, lambda: self._plans(drive, writers, seconds))
+
+    async def measure(
+        self, title: str, work: Work[Mapping[str, int]], plans: Callable[[], Sequence[Plan]], *given: Any
+    ) -> Run:
+        """What every process does with its plan, and with what else is given, is measured and judged.
+
+        `plans` is asked when they begin. The work says how many messages it has written into each chatroom.
+        """
+        self.display.say(f"{self.deployment.name}: {title}")
         before = await self.deployment.counters()
-        plans = self._plans(drive, writers, seconds)
-        series = Series(self.deployment, self.display, plans[0], self.crew.size)
+        each = plans()
+        seconds = (each[0].end - each[0].begin) / 1e6
+        series = Series(self.deployment, self.display, each[0], self.crew.size)
         self.crew.on_sample = series.add
+        everything = [each, *([item] * self.crew.size for item in given)]
         async with asyncio.timeout(seconds + PATIENCE):
-            sent, _ = await asyncio.gather(self.crew.each(Generator.run, plans), series.watch())
+            sent, _ = await asyncio.gather(self.crew.each(work, *everything), series.watch())
             outcomes = await self._settle(sent)
         after = await self.deployment.counters()
         run = judged(series, outcomes, batch(before, after))
-        lacks = list(self.deployment.lacks) or None
-        return run.about(drive.title, self.deployment.name, lacks)
+        return run.about(title, self.deployment.name, list(self.deployment.lacks) or None)
 
     async def _settle(self, sent: Sequence[Mapping[str, int]]) -> list[Outcome]:
         for room, count in sum(map(Counter, sent), Counter[str]()).items():
@@ -105,9 +117,7 @@ class Stage:
         return await self.crew.all(Generator.settle, self.heads)
 
     def _plans(self, drive: Drive, writers: Writers, seconds: float) -> list[Plan]:
-        size = self.crew.size
-        start = now_us() + LEAD_US
-        begin = start + int(min(WARM_UP, seconds) * 1e6)
+        size, times = self.crew.size, timed(seconds)
         shares: list[list[tuple[str, Sequence[int]]]] = [[] for _ in range(size)]
         for room, numbers in writers:
             for place, share in enumerate(shares):
@@ -118,11 +128,8 @@ class Stage:
         busy = [place for place, share in enumerate(shares) if share]
         heard = writers[0][0] if drive.until_heard and drive.rate is None else None
         return [
-            Plan(
-                start=start,
-                begin=begin,
-                end=begin + int(seconds * 1e6),
-                tick=TICK_US,
+            replace(
+                times,
                 writers=shares[place],
                 rate=drive.rate,
                 offset=busy.index(place) if place in busy else 0,
@@ -135,6 +142,13 @@ class Stage:
             )
             for place in range(size)
         ]
+
+
+def timed(seconds: float) -> Plan:
+    """When a load of so many measured seconds begins and ends, from now on: a plan without anything to do."""
+    start = now_us() + LEAD_US
+    begin, length = start + int(min(WARM_UP, seconds) * 1e6), int(seconds * 1e6)
+    return Plan(start, begin, begin + length, max(TICK_US, length // POINTS), writers=[])
 
 
 def _part(whole: int, index: int, of: int) -> int:

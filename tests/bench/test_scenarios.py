@@ -22,44 +22,16 @@ from bench.clock import now_us
 from bench.dialect import Scan
 from bench.display import Display
 from bench.generator import Generator, Plan
-from bench.parley import TRANSPORTS, ParleyDeployment, ParleyDialect
-from bench.rest import Rest
+from bench.parley import TRANSPORTS, ParleyDialect
 from bench.results import MemoryAt, Run, read_json
-from bench.scenarios import Fanout, Idle, Rooms, Scenario, Sizes, clear_and_sealed, failed, seating, slope
+from bench.scenarios import Fanout, Idle, Rooms, Sizes, clear_and_sealed, failed, seating, slope
 from bench.series import verdict
-from bench.stage import Stage, crewed, staged
+from bench.stage import Stage, crewed
 from bench.storms import Storm, quantile_ms
 from bench.target import Target, TargetError, postmaster_of
+from tests.bench.running import Running, prepared
 
 SECONDS = 0.3
-
-
-@pytest.fixture(scope="module")
-def bench(running: Target) -> Iterator[asyncio.Runner]:
-    """What runs scenarios on the one server, with two generator processes that all tests here share."""
-    with asyncio.Runner() as runner:
-        yield runner
-
-
-class Running(ParleyDeployment):
-    """The server that is there: it stays."""
-
-    def __init__(self, server: Target, transport: str = "ws") -> None:
-        super().__init__(None, transport)
-        self.server = server
-
-    async def start(self) -> None:
-        """It has."""
-        self.rest = Rest(self.server.url)
-        self._info = await self.rest.info()
-
-
-@pytest.fixture(scope="module")
-def stage(bench: asyncio.Runner, running: Target) -> Iterator[Stage]:
-    """That of two processes."""
-    staging = staged(Running(running), 2, Display())
-    yield bench.run(staging.__aenter__())
-    bench.run(staging.__aexit__(None, None, None))
 
 
 @pytest.fixture(autouse=True)
@@ -67,11 +39,6 @@ def _empty(bench: asyncio.Runner, stage: Stage) -> Iterator[None]:
     """Everyone leaves after each test."""
     yield
     bench.run(stage.leave())
-
-
-async def _prepared(scenario: Scenario, stage: Stage) -> list[Run]:
-    await scenario.prepare(stage)
-    return await scenario.runs(stage)
 
 
 def _delivered(run: Run, receivers: int) -> None:
@@ -84,7 +51,7 @@ def _delivered(run: Run, receivers: int) -> None:
 def test_fanout_counts_every_delivery(bench: asyncio.Runner, stage: Stage) -> None:
     """Each of 60 sessions gets each message once and in order; two of the sessions decode all of theirs."""
     scenario = Fanout(Sizes(60, 4), in_flight=(1, 8), rates=(100.0,), seconds=SECONDS)
-    runs = bench.run(_prepared(scenario, stage))
+    runs = bench.run(prepared(scenario, stage))
     assert [run.title for run in runs] == ["1 in flight", "8 in flight", "100 a second"]
     for run in runs:
         _delivered(run, 60)
@@ -99,7 +66,7 @@ def test_fanout_counts_every_delivery(bench: asyncio.Runner, stage: Stage) -> No
 def test_small_chatrooms_count_every_delivery(bench: asyncio.Runner, stage: Stage) -> None:
     """Each of twelve chatrooms is heard by its four members, in whichever process they are."""
     scenario = Rooms(Sizes(14, 14, rooms=12, members=4), in_flight=(8,), rates=(), seconds=SECONDS)
-    [run] = bench.run(_prepared(scenario, stage))
+    [run] = bench.run(prepared(scenario, stage))
     _delivered(run, 4)
     assert run.figures["commit_batch_mean"] >= 1  # type: ignore[operator]
 
@@ -183,7 +150,7 @@ async def test_a_frame_that_is_dropped_or_doubled_fails_the_run(
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_idle_reads_the_memory_of_the_server(bench: asyncio.Runner, stage: Stage) -> None:
     """Memory is read at growing numbers of sessions, and all of them are still open at the end."""
-    [run] = bench.run(_prepared(Idle(Sizes(40, 4), steps=(20, 40), seconds=0.1), stage))
+    [run] = bench.run(prepared(Idle(Sizes(40, 4), steps=(20, 40), seconds=0.1), stage))
     assert run.verdict.clean
     assert [point.sessions for point in run.memory] == [10, 20, 40]
     assert run.figures["sessions"] == stage.sessions == 40
@@ -193,7 +160,7 @@ def test_idle_reads_the_memory_of_the_server(bench: asyncio.Runner, stage: Stage
 def test_storm_counts_who_came_back(bench: asyncio.Runner, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """All 60 sessions that were cut resume, each with the one message that it missed."""
     monkeypatch.setattr("bench.storms.AWAY", 0.1)
-    [run] = bench.run(_prepared(Storm(60, 4, window=SECONDS), stage))
+    [run] = bench.run(prepared(Storm(60, 4, window=SECONDS), stage))
     assert run.verdict.clean, run.verdict
     assert run.verdict.counts == {"resumed": 60, "sessions": 60, "turned_away": 0, "reset": 0}
     assert run.figures["loop_lag_p99_ms"] is not None
