@@ -7,8 +7,9 @@ a statement that fails is a mistake of ours and stays what it is.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 from uuid import UUID
@@ -17,6 +18,7 @@ import asyncpg
 import orjson
 
 from protocol.errors import ChatError
+from storage.standing import Opener, Standing
 
 if TYPE_CHECKING:
     from asyncpg.pool import Pool, PoolConnectionProxy
@@ -69,8 +71,10 @@ class DatabaseError(Exception):
 class Database:
     """A pool of connections to one PostgreSQL database. It heals by itself when the server comes back."""
 
-    def __init__(self, pool: Pool[asyncpg.Record]) -> None:
+    def __init__(self, pool: Pool[asyncpg.Record], opener: Opener) -> None:
         self._pool = pool
+        self._opener = opener
+        self._standing: list[Standing] = []
         self._guard: Guard | None = None
 
     def guard(self, guard: Guard) -> None:
@@ -96,7 +100,7 @@ class Database:
         except BaseException as error:
             await pool.close()
             raise _unusable(error) from None
-        return cls(pool)
+        return cls(pool, partial(_open, url))
 
     @property
     def losses(self) -> int:
@@ -105,6 +109,8 @@ class Database:
 
     async def close(self) -> None:
         """Waits for the connections in use, then closes all."""
+        for standing in self._standing:
+            await standing.close()
         await self._pool.close()
 
     @asynccontextmanager
@@ -113,15 +119,9 @@ class Database:
 
         Raises ChatError SERVICE_UNAVAILABLE when none is free in time, and when the server goes away inside.
         """
-        try:
+        with _failures():
             async with self._pool.acquire(timeout=CONNECT_SECONDS) as connection:
                 yield connection
-        except Exception as error:
-            if _is_away(error):
-                raise ChatError("SERVICE_UNAVAILABLE", retry_after=RETRY_SECONDS) from error
-            if isinstance(error, asyncpg.PostgresError):
-                error.detail = None  # it quotes the row, and a traceback would take it to the log
-            raise
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -132,10 +132,56 @@ class Database:
         losses = self.losses
         async with self.acquire() as connection, connection.transaction():
             yield connection
-            if self._guard is not None:
-                await self._guard.passed()
-                if self._guard.losses != losses:
-                    raise ChatError("SERVICE_UNAVAILABLE", retry_after=RETRY_SECONDS)
+            await self._may_commit(losses)
+
+    def standing(self) -> Standing:
+        """A connection beside the pool, for one task that uses it all the time; it is closed with the database."""
+        self._standing.append(Standing(self._opener))
+        return self._standing[-1]
+
+    async def read(self, standing: Standing, query: str, *args: Any) -> list[Any]:
+        """Runs a query. Raises what `acquire` raises."""
+        with _failures(standing):
+            return await (await standing.prepared(query)).fetch(*args)
+
+    async def write(self, standing: Standing, losses: int, query: str, *args: Any) -> list[Any]:
+        """Runs a statement that is a transaction by itself, which began when the guard's losses were these.
+
+        The guard is asked before it is sent, as before a COMMIT. Raises what `transaction` raises.
+        """
+        with _failures(standing):
+            statement = await standing.prepared(query)
+            await self._may_commit(losses)
+            return await statement.fetch(*args)
+
+    async def _may_commit(self, losses: int) -> None:
+        if self._guard is not None:
+            await self._guard.passed()
+            if self._guard.losses != losses:
+                raise ChatError("SERVICE_UNAVAILABLE", retry_after=RETRY_SECONDS)
+
+
+@contextmanager
+def _failures(standing: Standing | None = None) -> Iterator[None]:
+    """What a failure of the driver is to callers. A standing connection that something is wrong with is left."""
+    try:
+        yield
+    except Exception as error:
+        if standing is not None and not isinstance(error, ChatError | asyncpg.IntegrityConstraintViolationError):
+            standing.leave()
+        if _is_away(error):
+            raise ChatError("SERVICE_UNAVAILABLE", retry_after=RETRY_SECONDS) from error
+        if isinstance(error, asyncpg.PostgresError):
+            error.detail = None  # it quotes the row, and a traceback would take it to the log
+        raise
+
+
+async def _open(url: str, settings: dict[str, str]) -> asyncpg.Connection[asyncpg.Record]:
+    """A connection like the pool's, with these settings besides."""
+    connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS, command_timeout=STATEMENT_SECONDS)
+    await _prepare(connection)
+    await connection.execute("; ".join(f"SET {name} = {value}" for name, value in settings.items()))
+    return connection
 
 
 def _unusable(error: BaseException) -> BaseException:

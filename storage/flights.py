@@ -45,9 +45,9 @@ class RoomRow:
 
 
 class Facts(Struct):
-    """What the rules of a send may look at; read in the transaction that writes. `now` is the database's.
+    """What the rules of a send may look at: how things are at the moment of writing. `now` is the database's.
 
-    `files` are those of the send's files that its sender may send.
+    `files` are those of the send's files that its sender may send. `seq` is the number that it would have.
     """
 
     room: RoomRow | None
@@ -187,24 +187,36 @@ async def fly_sends(conn: Connection, sends: list[Send], heads: dict[UUID, int])
 def _decide(
     sends: list[Send], rooms: dict[UUID, RoomRow], rows: list[Any], sendable: list[dict[UUID, Status]]
 ) -> list[Decision | Exception]:
-    """Applies each send's rules in order, numbering as it goes; a twin in the same flight is a duplicate too."""
-    heads = {room.id: room.last_seq for room in rooms.values()}
-    written: dict[tuple[UUID, UUID, str], StoredMessage] = {}
+    """Applies each send's rules in order."""
+    numbers = Numbers({room.id: room.last_seq for room in rooms.values()})
     outcomes: list[Decision | Exception] = []
     for send, row, its_files in zip(sends, rows, sendable, strict=True):
-        twin = written.get((send.chatroom_id, send.sender_id, send.client_id)) if send.client_id else None
-        facts = _facts(rooms.get(send.chatroom_id), send, row, twin, its_files, heads.get(send.chatroom_id, 0) + 1)
         try:
-            decision = send.decide(facts)
+            outcomes.append(numbers.decide(send, _facts(rooms.get(send.chatroom_id), send, row, its_files)))
         except Exception as error:
             outcomes.append(_refusal(error))
-            continue
-        outcomes.append(decision)
-        if decision.message is not None:
-            heads[send.chatroom_id] = decision.message.seq
-            if send.client_id:
-                written[send.chatroom_id, send.sender_id, send.client_id] = decision.message
     return outcomes
+
+
+class Numbers:
+    """Numbers the messages of a flight, after the heads of their chatrooms; a twin in it is a duplicate too."""
+
+    def __init__(self, heads: dict[UUID, int]) -> None:
+        self._heads = heads
+        self._written: dict[tuple[UUID, UUID, str], StoredMessage] = {}
+
+    def decide(self, send: Send, facts: Facts) -> Decision:
+        """What the send comes to in its turn. Raises what its rules raise, and takes no number then."""
+        chatroom_id, client_id = send.chatroom_id, send.client_id
+        facts.seq = self._heads.get(chatroom_id, 0) + 1
+        if client_id and (twin := self._written.get((chatroom_id, send.sender_id, client_id))):
+            facts.duplicate = twin
+        decision = send.decide(facts)
+        if decision.message is not None:
+            self._heads[chatroom_id] = facts.seq
+            if client_id:
+                self._written[chatroom_id, send.sender_id, client_id] = decision.message
+        return decision
 
 
 def _refusal(error: Exception) -> ChatError:
@@ -214,9 +226,7 @@ def _refusal(error: Exception) -> ChatError:
     return ChatError("INTERNAL_ERROR")
 
 
-def _facts(
-    room: RoomRow | None, send: Send, row: Any, twin: StoredMessage | None, its_files: dict[UUID, Status], seq: int
-) -> Facts:
+def _facts(room: RoomRow | None, send: Send, row: Any, its_files: dict[UUID, Status]) -> Facts:
     sender = None
     if row["role"] is not None:
         sender = User(
@@ -225,9 +235,10 @@ def _facts(
             display_name=row["display_name"],
             avatar_url=row["avatar_url"],
         )
-    if twin is None and row["id"] is not None:
-        twin = stored_message(row)
-    return Facts(room, sender, row["role"], row["muted_until"], twin, row["reply_exists"], its_files, seq, row["now"])
+    duplicate = None if row["id"] is None else stored_message(row)
+    return Facts(
+        room, sender, row["role"], row["muted_until"], duplicate, row["reply_exists"], its_files, 0, row["now"]
+    )
 
 
 _WRITE_MESSAGES = """
