@@ -26,7 +26,7 @@ WITH head AS (
     UPDATE chatrooms c SET last_seq = h.seq + h.count, message_count = c.message_count + h.count
     FROM unnest($1::uuid[], $2::xid[], $3::bigint[], $4::int[])
          WITH ORDINALITY AS h(id, version, seq, count, place)
-    WHERE c.id = h.id AND c.xmin = h.version AND c.last_seq = h.seq AND c.deleted_at IS NULL
+    WHERE c.id = h.id AND c.xmin = h.version AND c.last_seq = h.seq
       AND (SELECT count(*) FROM unnest($5::uuid[], $6::xid[]) AS k(id, version)
            JOIN users u ON u.id = k.id AND u.xmin = k.version) = cardinality($5)
       AND c.id <> ALL (ARRAY(

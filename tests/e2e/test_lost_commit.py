@@ -20,11 +20,12 @@ from tests.e2e.socket_client import socket_client
 SENDERS: tuple[Transport, ...] = ("ws-json", "tcp-noise")
 FOUND = 5.0
 """Seconds in which a lost event reaches those who hear the chatroom."""
+CLIENT_ID = b"sent only once"
 SOCKET = ".s.PGSQL.5432"
 
 
 class Line:
-    """Stands between Parley and PostgreSQL, and breaks a connection right after a COMMIT has been carried out."""
+    """Stands between Parley and PostgreSQL, and breaks a connection right after a message has been committed."""
 
     def __init__(self, database: Path, directory: Path) -> None:
         self._database = database
@@ -47,7 +48,7 @@ class Line:
         losing = asyncio.Event()
         passing = asyncio.create_task(self._pass(answers, writer, losing))
         while data := await reader.read(65_536):
-            if self.armed and b"COMMIT" in data:
+            if self.armed and CLIENT_ID in data:  # it goes up with the one statement that writes the message
                 self.armed = False
                 losing.set()
             database.write(data)
@@ -94,7 +95,7 @@ async def _lose_answer(between: Line, server: Server, transport: Transport) -> N
         lost = between.lost
         seq = (await sender.say(room, "before"))["data"]["message"]["seq"] + 1
         between.armed = True
-        answer = await sender.say(room, "lost", client_id="once")
+        answer = await sender.say(room, "lost", client_id=CLIENT_ID.decode())
         began = time.monotonic()
         assert (answer["event"], answer["data"]["code"]) == ("error", "SERVICE_UNAVAILABLE")
         assert between.lost == lost + 1
@@ -103,7 +104,7 @@ async def _lose_answer(between: Line, server: Server, transport: Transport) -> N
             assert [frame["data"]["message"]["content"] for frame in heard] == ["before", "lost"]
             assert heard[1]["seq"] == seq
         assert time.monotonic() - began < FOUND
-        retried = await sender.say(room, "lost", client_id="once")
+        retried = await sender.say(room, "lost", client_id=CLIENT_ID.decode())
         assert (retried["data"]["duplicate"], retried["data"]["message"]["seq"]) == (True, seq)
         await sender.say(room, "after")
         for reader in readers:

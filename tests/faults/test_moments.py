@@ -16,8 +16,9 @@ from tests.faults.conftest import MakeCluster
 
 pytestmark = pytest.mark.timeout(240)
 
-COMMITTED = b"COMMIT\x00"
-"""How PostgreSQL says that a COMMIT has been carried out: the tag of CommandComplete (its protocol, 54.7)."""
+COMMITTED = b"D\0\0\0\x1a\0\2\0\0\0\x08"
+"""How the answer to a flight's statement begins, which comes when it is committed: DataRow, its 26 bytes, two columns,
+the first of them of eight bytes (PostgreSQL's protocol, 54.7). No other statement's rows are so."""
 PUBLISH = b"PUBLISH\r\n$48\r\nparley:room:"
 """How a node begins to tell the others of a chatroom's event: the channel's name has 48 bytes."""
 

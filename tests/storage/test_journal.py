@@ -3,176 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Any, cast
-from uuid import UUID
+from typing import Any
 
 import pytest
 from uuid_utils.compat import uuid7
 
 from protocol.errors import ChatError
-from protocol.events import Done, MemberUpdated
 from storage import journal as module
 from storage.database import Connection, Database
-from storage.events import CommittedEvent
-from storage.flights import Change, Changed, Decision, Facts, RoomRow
-from storage.journal import Journal, settle_future
-from storage.messages import StoredMessage
-
-
-@dataclass
-class Entry:
-    """A send that writes what it is told to. `facts` is what it was shown, in each flight it was in."""
-
-    chatroom_id: UUID
-    sender_id: UUID
-    client_id: str | None = None
-    reply_to: UUID | None = None
-    refuse: Exception | None = None
-    file_ids: tuple[UUID, ...] = ()
-    nonce: bytes | None = b"n" * 24
-    facts: list[Facts] = field(default_factory=list)
-
-    def decide(self, facts: Facts) -> Decision:
-        """Members may write."""
-        self.facts.append(facts)
-        if self.refuse is not None:
-            raise self.refuse
-        if facts.duplicate is not None:
-            return Decision(Done(chatroom_id=self.chatroom_id, seq=facts.duplicate.seq))
-        if facts.role is None:
-            raise ChatError("CHATROOM_NOT_FOUND")
-        message = StoredMessage(
-            chatroom_id=self.chatroom_id,
-            seq=facts.seq,
-            id=uuid7(),
-            sender_id=self.sender_id,
-            client_id=self.client_id,
-            message_type="text",
-            reply_to=self.reply_to,
-            key_version=1,
-            nonce=self.nonce,  # type: ignore[arg-type]  # None is what the database refuses
-            sealed=b"sealed",
-            created_at=facts.now,
-        )
-        told = Done(chatroom_id=self.chatroom_id, seq=facts.seq)
-        return Decision(told, message, CommittedEvent(self.chatroom_id, facts.seq, "message_received", told))
-
-
-class Book:
-    """A journal, and all it says: what it publishes and doubts, the sizes of its flights, in the order of things."""
-
-    def __init__(self, db: Database, people: list[UUID]) -> None:
-        self.people = people
-        self.rooms: list[UUID] = []
-        self.published: list[tuple[UUID, int]] = []
-        self.doubts: list[dict[UUID, int]] = []
-        self.flights: list[int] = []
-        self.order: list[str] = []
-        self.journal = Journal(db, self._publish, self.doubts.append, lambda size, _: self.flights.append(size), 1)
-        self._db = db
-
-    def _publish(self, events: list[CommittedEvent]) -> None:
-        self.published += [(event.chatroom_id, event.seq) for event in events]
-        self.order += ["published"] * len(events)
-
-    def put(self, entry: Entry) -> asyncio.Future[Any]:
-        """Queues a send."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        resolve = settle_future(future)
-
-        def settle(outcome: Any) -> None:
-            self.order.append("settled")
-            resolve(outcome)
-
-        self.journal.send(entry, settle)
-        return future
-
-    def send(self, room: int = 0, person: int = 0, **more: Any) -> asyncio.Future[Any]:
-        """Queues a send of this person to this chatroom."""
-        return self.put(Entry(self.rooms[room], self.people[person], **more))
-
-    async def rows(self, sql: str, *args: Any) -> list[tuple[Any, ...]]:
-        """What the database says."""
-        async with self._db.acquire() as conn:
-            return [tuple(row) for row in await conn.fetch(sql, *args)]
-
-    async def execute(self, sql: str) -> None:
-        """Changes the schema, to make the database refuse or fail."""
-        async with self._db.acquire() as conn:
-            await conn.execute(sql)
-
-    async def seqs(self, room: int = 0) -> tuple[list[int], list[int], int]:
-        """The seqs of a chatroom's messages and of its events, and its head."""
-        id = self.rooms[room]
-        messages = await self.rows("SELECT seq FROM messages WHERE chatroom_id = $1 ORDER BY seq", id)
-        events = await self.rows("SELECT seq FROM events WHERE chatroom_id = $1 ORDER BY seq", id)
-        ((head,),) = await self.rows("SELECT last_seq FROM chatrooms WHERE id = $1", id)
-        return [row[0] for row in messages], [row[0] for row in events], head
-
-
-async def _person(conn: Connection, name: str) -> UUID:
-    id = uuid7()
-    await conn.execute(
-        """INSERT INTO users (id, username, username_key, email, email_key, display_name, password_hash,
-                              created_at, updated_at) VALUES ($1, $2, $2, $2, $2, $2, '', now(), now())""",
-        id,
-        name,
-    )
-    return id
-
-
-async def _room(conn: Connection, members: list[UUID]) -> UUID:
-    id = uuid7()
-    await conn.execute(
-        """INSERT INTO chatrooms (id, kind, name, owner_id, is_private, max_members, member_count, encryption_enabled,
-                                  auto_summary_enabled, summary_threshold, last_seq, created_at, updated_at)
-           VALUES ($1, 'group', 'room', $2, true, 10, 2, false, false, 50, 0, now(), now())""",
-        id,
-        members[0],
-    )
-    await conn.execute(
-        "INSERT INTO members (chatroom_id, user_id, role, joined_at) SELECT $1, unnest($2::uuid[]), 'member', now()",
-        id,
-        members,
-    )
-    return id
-
-
-@pytest.fixture
-async def book(db: Database) -> AsyncIterator[Book]:
-    """A journal of two chatrooms whose members are Ann and Bob."""
-    async with db.acquire() as conn:
-        people = [await _person(conn, name) for name in ("ann", "bob", "eve")]
-        made = Book(db, people)
-        made.rooms = [await _room(conn, people[:2]) for _ in range(2)]
-    yield made
-    await made.journal.drain()
-
-
-async def outcomes(futures: list[asyncio.Future[Any]]) -> list[int | str]:
-    """The seq or the error code of each."""
-    done = await asyncio.gather(*futures, return_exceptions=True)
-    return [outcome.code if isinstance(outcome, ChatError) else cast("Done", outcome).seq for outcome in done]
-
-
-def change(work: Callable[[Connection, RoomRow, datetime], Awaitable[Changed]]) -> Change:
-    """A change of a chatroom that is there."""
-
-    async def run(conn: Connection, room: RoomRow | None, now: datetime) -> Changed:
-        assert room is not None
-        return await work(conn, room, now)
-
-    return run
-
-
-def event(room: RoomRow, offset: int = 1) -> CommittedEvent:
-    """A durable event for a change, numbered from the room's head."""
-    data = MemberUpdated(chatroom_id=room.id, user_id=uuid7(), role="member")
-    return CommittedEvent(room.id, room.last_seq + offset, "member_updated", data)
+from storage.flights import Changed, RoomRow
+from storage.standing import Standing
+from tests.storage.book import Book, Entry, beside, change, event, outcomes
 
 
 class TestNumbering:
@@ -198,10 +41,9 @@ class TestNumbering:
         assert await outcomes([first, *rest]) == [1, 2, 3, 4, 5, 6, 7]
         assert book.flights == [1, 4, 2]
 
-    async def test_two_journals(self, book: Book, db: Database) -> None:
+    async def test_two_journals(self, book: Book) -> None:
         """Two nodes that write to one chatroom take turns under its lock: no number twice, none left out."""
-        other = Book(db, book.people)
-        other.rooms = book.rooms
+        other = beside(book)
         futures = []
         for _ in range(20):
             futures += [writer.send(room) for writer in (book, other) for room in (0, 1)]
@@ -256,7 +98,7 @@ class TestFacts:
             Entry(uuid7(), book.people[0]),
         ]
         await asyncio.gather(*(book.put(entry) for entry in entries), return_exceptions=True)
-        shown = [entry.facts[0] for entry in entries]
+        shown = [entry.facts[-1] for entry in entries]
         assert [facts.reply_exists for facts in shown] == [True, False, False, True, True]
         assert [facts.role for facts in shown] == ["member", "member", "member", None, None]
         assert [facts.sender.username if facts.sender else None for facts in shown] == ["bob", "bob", "bob", None, None]
@@ -323,7 +165,7 @@ class TestChanges:
         after = [book.send(), book.send(person=1), book.send(1)]
         assert await outcomes([first, *before, *after]) == [1, 2, 3, "CHATROOM_NOT_FOUND", 5, 1]
         assert await changing == "removed"
-        assert book.flights == [1, 2, 1, 3]
+        assert book.flights == [1, 2, 1, 1, 2]  # the other chatroom need not wait for the lock
         assert await book.seqs() == ([1, 2, 3, 5], [1, 2, 3, 4, 5], 5)
 
     async def test_refused(self, book: Book) -> None:
@@ -371,7 +213,8 @@ class TestChanges:
 _DIE_AT_COMMIT = """
 CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;
-CREATE CONSTRAINT TRIGGER die AFTER INSERT ON events DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION die();
+CREATE CONSTRAINT TRIGGER die AFTER UPDATE ON chatrooms DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION die();
 """
 
 
@@ -384,7 +227,7 @@ class TestDoubt:
         assert await outcomes(futures) == ["SERVICE_UNAVAILABLE"] * 3
         assert book.doubts == [{book.rooms[0]: 2, book.rooms[1]: 1}]
         assert len(book.published) == 3
-        await book.execute("DROP TRIGGER die ON events")
+        await book.execute("DROP TRIGGER die ON chatrooms")
         assert (await book.send()).seq == 3
 
     async def test_retry_after(self, book: Book) -> None:
@@ -428,13 +271,20 @@ class _AnswerLost:
         self._database = database
         self.lose = True
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
+    async def read(self, standing: Standing, query: str, *args: Any) -> list[Any]:
+        """Reads are answered."""
+        return await self._database.read(standing, query, *args)
+
+    async def write(self, standing: Standing, losses: int, query: str, *args: Any) -> list[Any]:
         """Commits, and says that it may not have."""
-        async with self._database.transaction() as conn:
-            yield conn
+        written = await self._database.write(standing, losses, query, *args)
         if self.lose:
             raise ChatError("SERVICE_UNAVAILABLE", retry_after=1.0)
+        return written
+
+    def transaction(self) -> AbstractAsyncContextManager[Connection]:
+        """The locked way is not disturbed."""
+        return self._database.transaction()
 
 
 async def _no_change(conn: Connection, room: RoomRow | None, now: datetime) -> Changed:
@@ -455,7 +305,7 @@ class _Pause:
 class TestQueue:
     async def test_a_pause(self, book: Book) -> None:
         """What was queued before a session was lost in a pause is refused; what comes later is committed."""
-        book._db.guard(_Pause())
+        book.db.guard(_Pause())
         sends = [book.send(client_id="in flight")]
         await asyncio.sleep(0)
         sends += [book.send(client_id="queued"), asyncio.ensure_future(book.journal.change(book.rooms[0], _no_change))]
