@@ -91,10 +91,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 
 def test_wheel_ships_everything(wheel: zipfile.ZipFile) -> None:
-    """SQL, web pages, the protocol's text: what lies in a package is in the wheel; only READMEs stay behind."""
+    """SQL, web pages, the protocol's text: what lies in a package is in the wheel, except READMEs and notes."""
     files = [path for top in TOP for path in (ROOT / top).rglob("*") if path.is_file()]
     wanted = {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts}
-    wanted = {name for name in wanted if not name.endswith("README.md")}
+    wanted = {name for name in wanted if not name.endswith(("README.md", "NOTES.md"))}
     assert wanted <= set(wheel.namelist())
     assert any(name.endswith(".sql") for name in wanted)
 

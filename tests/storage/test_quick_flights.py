@@ -187,7 +187,8 @@ class TestTheWayItself:
         """A connection that broke while nobody used it is opened again; at worst one flight is to be tried again."""
         await _warm(book)
         await book.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle'"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND state = 'idle'"
         )
         found = [*await outcomes([book.send()]), *await outcomes([book.send()])]
         assert found in ([3, 4], ["SERVICE_UNAVAILABLE", 3])
