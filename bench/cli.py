@@ -158,12 +158,17 @@ def idle(steps: tuple[int, ...], users: int, rooms: int, **given: Any) -> None:
 
 
 @main.command()
-@_with(_URL, *_LOAD, _USERS, *_OUT)
+@_with(_URL, _LOAD[1], _USERS, *_OUT)
+@click.option("--transport", type=click.Choice(storms.TRANSPORTS), default="ws", show_default=True)
 @click.option("--connections", type=POSITIVE, default=5000, show_default=True, help="Sessions that are cut.")
-def storm(connections: int, users: int, **given: Any) -> None:
-    """Everyone is cut at once and comes back within --duration."""
-    scenario = storms.Storm(connections, users, given["duration"])
-    _measure("storm", scenario, connections=connections, users=users, **given)
+@click.option("--missed", type=POSITIVE, default=100, show_default=True, help="Messages that each of them misses.")
+@click.option(
+    "--within", type=click.FloatRange(0.1, 3600), default=2.0, show_default=True, help="Seconds in which all come back."
+)
+def storm(connections: int, users: int, missed: int, within: float, **given: Any) -> None:
+    """Everyone is cut at once, misses messages, and comes back."""
+    scenario = storms.Storm(connections, users, missed, within)
+    _measure("storm", scenario, connections=connections, users=users, missed=missed, within=within, **given)
 
 
 @main.command()

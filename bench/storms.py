@@ -1,4 +1,7 @@
-"""The storm: sessions are cut in one moment and come back within a window, while somebody else's pings are timed."""
+"""The storm: sessions are cut in one moment, miss messages, and come back within a window.
+
+Somebody who was not cut pings meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,14 @@ import math
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 from uuid import UUID
 
 from bench.clock import now_us
-from bench.dialect import Line, Talk
+from bench.dialect import STAMP_WIDTH, TEXT, Line, Span, Talk
 from bench.generator import Generator, LagWatch, Sample, Sampler
 from bench.lines import WebSocketLine
 from bench.load import Buckets
@@ -28,8 +31,12 @@ from bench.target import TargetError
 from bench.validity import percentile, reasons
 from protocol.commands import Ping, Resume
 
+TRANSPORTS = ("ws", "ws-msgpack")
+"""Those whose sessions come back here."""
 AWAY = 1.0
-"""Seconds between the cut and the first return: in between a message is written that all of them miss."""
+"""Seconds between the cut and the first message that all of them miss."""
+CATCH_UP_SECONDS = 30.0
+"""How long what a session has missed may take behind its `resumed`, until it counts as lost."""
 PROBE_US = 20_000
 """Microseconds between two pings of the one who was not cut; they do not wait for each other."""
 BACKOFF = 1.0
@@ -83,18 +90,42 @@ class Probing(ParleyDialect):
             super().told(session, frame)
 
 
+class Comeback(Session):
+    """Another socket for a session that was cut. `caught_up` is done when all it has missed is there."""
+
+    __slots__ = ("_until", "caught_up")
+
+    def __init__(self, reading: Reading, former: Session, until: Mapping[bytes, int]) -> None:
+        super().__init__(reading, former.credential, read_fully=former.read_fully)
+        heads = {room: check.last for room, check in former.checks.items()}
+        self.kept = {**former.kept, "received": former.delivered, "heads": heads}
+        self.caught_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._until = until
+
+    def _take(self, span: Span) -> None:
+        super()._take(span)
+        if not self.caught_up.done() and all(check.last >= self._until[room] for room, check in self.checks.items()):
+            self.caught_up.set_result(None)
+
+
 @dataclass
 class Returns:
-    """What became of the sessions of one process that came back. `took` is from each one's first try to its last."""
+    """What became of the sessions of one process that came back.
+
+    `took` is from each one's first try to its `resumed`, `caught_up` to the last of what it had missed. `back_us` and
+    `us` are when the last one was there, and had caught up, since the window began.
+    """
 
     verdicts: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     took: Buckets = field(default_factory=Buckets)
+    caught_up: Buckets = field(default_factory=Buckets)
     waited: dict[int, int] = field(default_factory=dict)
     lost: int = 0
     repeated: int = 0
     reordered: int = 0
+    back_us: int = 0
     us: int = 0
     sample: Sample | None = None
 
@@ -108,17 +139,22 @@ async def cut(generator: Generator) -> None:
         session.close()
 
 
-async def come_back(generator: Generator, window: float, prober: str) -> Returns:
-    """Brings all back, at random moments of the window. Raises TargetError when some do not come."""
+async def come_back(generator: Generator, window: float, prober: str, heads: Mapping[bytes, int]) -> Returns:
+    """Brings all back, at random moments of the window, until their chatrooms are at these heads.
+
+    Raises TargetError when some do not come.
+    """
     returns, sampler = Returns(), Sampler()
+    dialect = Returning(*generator.dialect.made_of)  # type: ignore[attr-defined]
     watch = LagWatch(sampler)
     began = now_us()
+    way = _Way(generator, Reading(dialect, generator.load), heads, returns, began)
     async with _probing(generator, prober) as waited:
         former = generator.sessions
         try:
             async with asyncio.timeout(SETTLE_SECONDS), asyncio.TaskGroup() as group:
                 tasks = {
-                    number: group.create_task(_one(generator, session, window * random.random(), returns))
+                    number: group.create_task(way.one(session, window * random.random()))
                     for number, session in former.items()
                 }
         except TimeoutError as error:
@@ -126,8 +162,7 @@ async def come_back(generator: Generator, window: float, prober: str) -> Returns
         generator.sessions = {number: task.result() for number, task in tasks.items()}
     returns.us, returns.waited, returns.sample = now_us() - began, dict(waited), sampler.take(generator.load)
     watch.close()
-    await _all_have_it(generator)
-    _check(generator, returns)
+    _check(generator, returns, heads)
     return returns
 
 
@@ -156,44 +191,48 @@ async def _ping_for_ever(dialect: ParleyDialect, probe: Session) -> None:
         probe.send(dialect.command("ping", Ping(), str(number)))
 
 
-async def _one(generator: Generator, former: Session, delay: float, returns: Returns) -> Session:
-    await asyncio.sleep(delay)
-    began = now_us()
-    while (session := await _try(generator, former, returns)) is None:
-        pass
-    returns.took.count(now_us() - began)
-    returns.verdicts[session.kept["verdict"]] += 1
-    return session
+@dataclass
+class _Way:
+    """How the sessions of one process come back, and what is noted of it."""
+
+    generator: Generator
+    reading: Reading
+    heads: Mapping[bytes, int]
+    returns: Returns
+    began: int
+
+    async def one(self, former: Session, delay: float) -> Session:
+        """Tries until it is there, and waits until it has caught up."""
+        await asyncio.sleep(delay)
+        returns, began = self.returns, now_us()
+        while (session := await self._try(former)) is None:
+            pass
+        returns.took.count(now_us() - began)
+        returns.back_us = now_us() - self.began
+        returns.verdicts[session.kept["verdict"]] += 1
+        if session.kept["verdict"] == "resumed":
+            with suppress(TimeoutError):
+                await asyncio.wait_for(session.caught_up, CATCH_UP_SECONDS)
+                returns.caught_up.count(now_us() - began)
+        return session
+
+    async def _try(self, former: Session) -> Comeback | None:
+        session = Comeback(self.reading, former, self.heads)
+        try:
+            await self.generator.connect(session)
+        except (OSError, TargetError) as error:
+            self.returns.refused[str(error)] += 1
+            session.close()
+            await asyncio.sleep(session.kept.get("retry_after") or BACKOFF * random.random())
+            return None
+        return session
 
 
-async def _try(generator: Generator, former: Session, returns: Returns) -> Session | None:
-    dialect = Returning(*generator.dialect.made_of)  # type: ignore[attr-defined]
-    session = Session(Reading(dialect, generator.load), former.credential)
-    heads = {room: check.last for room, check in former.checks.items()}
-    session.kept = {**former.kept, "received": former.delivered, "heads": heads}
-    try:
-        await generator.connect(session)
-    except (OSError, TargetError) as error:
-        returns.refused[str(error)] += 1
-        session.close()
-        await asyncio.sleep(session.kept.get("retry_after") or BACKOFF * random.random())
-        return None
-    return session
-
-
-async def _all_have_it(generator: Generator) -> None:
-    """The message that was missed comes right behind `resumed`."""
-    deadline = now_us() + BACKOFF * 1e6
-    while any(not session.delivered for session in generator.sessions.values()) and now_us() < deadline:
-        await asyncio.sleep(0.05)
-
-
-def _check(generator: Generator, returns: Returns) -> None:
-    sessions = generator.sessions.values()
-    checks = [check for session in sessions for check in session.checks.values()]
-    returns.lost = sum(not session.delivered for session in sessions) + sum(len(check.missing) for check in checks)
-    returns.repeated = sum(check.repeated for check in checks)
-    returns.reordered = sum(check.reordered for check in checks)
+def _check(generator: Generator, returns: Returns, heads: Mapping[bytes, int]) -> None:
+    checks = [item for session in generator.sessions.values() for item in session.checks.items()]
+    returns.lost = sum(check.lost(heads[room]) for room, check in checks)
+    returns.repeated = sum(check.repeated for _, check in checks)
+    returns.reordered = sum(check.reordered for _, check in checks)
     returns.failures = generator.load.failures
 
 
@@ -201,43 +240,55 @@ def _check(generator: Generator, returns: Returns) -> None:
 
 
 class Storm:
-    """Everyone is cut, misses a message, and comes back; someone who was not cut sees how busy the server is."""
+    """Everyone is cut, misses messages, and comes back; someone who was not cut sees how busy the server is."""
 
-    def __init__(self, connections: int, accounts: int, window: float) -> None:
+    def __init__(self, connections: int, accounts: int, missed: int, window: float) -> None:
         self._connections = connections
         self._accounts = accounts
+        self._missed = missed
         self._window = window
 
     async def prepare(self, stage: Stage) -> None:
         """One chatroom that all hear."""
         accounts = min(self._accounts, self._connections)
         seats = await stage.seat(accounts, [range(accounts)])
-        self._credentials, self._room = seats.credentials, UUID(seats.rooms[0])
+        self._credentials, self._room = seats.credentials, seats.rooms[0]
         await stage.open(seats.credentials, self._connections)
 
     async def runs(self, stage: Stage) -> list[Run]:
         """Once."""
         assert isinstance(stage.deployment, ParleyDeployment)
-        server, prober = stage.deployment, self._credentials[0]
+        server = stage.deployment
+        lag, before = await server.rest.histogram(LAG), server.usage()
         stage.display.say("cutting all of them")
-        lag, usage = await server.rest.histogram(LAG), server.usage()
         await stage.crew.all(cut)
         await asyncio.sleep(AWAY)
-        await server.rest.message(Account("", prober), self._room, "what everyone misses")
+        cut_off = server.usage()
+        await self._write(stage, server)
         stage.display.say("letting them come back")
-        returns = await stage.crew.all(come_back, self._window, prober)
+        usage = server.usage()
+        returns = await stage.crew.all(come_back, self._window, self._credentials[0], stage.heads)
         used, after = server.usage(), await server.rest.histogram(LAG)
         figures: dict[str, Figure] = {
             "loop_lag_p50_ms": quantile_ms(lag, after, 0.5),
             "loop_lag_p99_ms": quantile_ms(lag, after, 0.99),
+            "cut_process_cpu_s": cut_off.since(before).server if cut_off and before else None,
             "process_cpu_s": used.since(usage).server if used and usage else None,
             "postgres_cpu_s": used.since(usage).postgres if used and usage else None,
         }
         return [stormed(returns, self._connections, figures)]
 
+    async def _write(self, stage: Stage, server: ParleyDeployment) -> None:
+        """The messages that they miss."""
+        stage.display.say(f"writing {self._missed} messages that all of them miss")
+        writer, room = Account("", self._credentials[0]), UUID(self._room)
+        texts = [f"{now_us():0{STAMP_WIDTH}}{TEXT}"] * self._missed
+        await asyncio.gather(*(server.rest.message(writer, room, text) for text in texts))
+        stage.heads[self._room.encode()] += self._missed
+
 
 def stormed(returns: Sequence[Returns], sessions: int, figures: dict[str, Figure]) -> Run:
-    """Clean: all resumed, and all had the one event once."""
+    """Clean: all resumed, and all had once what they had missed."""
     verdicts = sum((each.verdicts for each in returns), Counter[str]())
     refused = sum((each.refused for each in returns), Counter[str]())
     failures = sum((each.failures for each in returns), Counter[str]())
@@ -251,6 +302,7 @@ def stormed(returns: Sequence[Returns], sessions: int, figures: dict[str, Figure
     late = percentile(added(lags), 0.99)
     latency = {
         "back_after": added(each.took for each in returns),
+        "caught_up_after": added(each.caught_up for each in returns),
         "others_wait": added(each.waited for each in returns),
     }
     return Run(
@@ -263,7 +315,8 @@ def stormed(returns: Sequence[Returns], sessions: int, figures: dict[str, Figure
             counts=resumed | counts,
         ),
         figures={
-            "until_all_are_back_s": max(each.us for each in returns) / 1e6,
+            "until_all_are_back_s": max(each.back_us for each in returns) / 1e6,
+            "until_all_have_caught_up_s": max(each.us for each in returns) / 1e6,
             **figures,
             "generator_cpu_share": max(shares),
             "generator_lag_p99_ms": None if late is None else late / 1000,

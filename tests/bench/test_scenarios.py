@@ -158,19 +158,21 @@ def test_idle_reads_the_memory_of_the_server(bench: asyncio.Runner, stage: Stage
 
 
 def test_storm_counts_who_came_back(bench: asyncio.Runner, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All 60 sessions that were cut resume, each with the one message that it missed."""
+    """All 60 sessions that were cut resume, each with the three messages that it missed."""
     monkeypatch.setattr("bench.storms.AWAY", 0.1)
-    [run] = bench.run(prepared(Storm(60, 4, window=SECONDS), stage))
+    [run] = bench.run(prepared(Storm(60, 4, missed=3, window=SECONDS), stage))
     assert run.verdict.clean, run.verdict
     assert run.verdict.counts == {"resumed": 60, "sessions": 60, "turned_away": 0, "reset": 0}
     assert run.figures["loop_lag_p99_ms"] is not None
-    assert run.latency["back_after"].count == 60
+    assert run.latency["back_after"].count == run.latency["caught_up_after"].count == 60
+    back, caught_up = run.figures["until_all_are_back_s"], run.figures["until_all_have_caught_up_s"]
+    assert 0 < back <= caught_up  # type: ignore[operator]
     assert run.latency["others_wait"].count > 0
 
 
-async def _boast(generator: Generator) -> None:
+async def _boast(generator: Generator, by: int) -> None:
     for session in generator.sessions.values():
-        session.delivered += 5
+        session.delivered += by
 
 
 def test_sessions_that_do_not_come_back_whole_fail_the_storm(
@@ -180,14 +182,30 @@ def test_sessions_that_do_not_come_back_whole_fail_the_storm(
     monkeypatch.setattr("bench.storms.AWAY", 0.1)
 
     async def boasting() -> list[Run]:
-        storm = Storm(4, 4, window=0.1)
+        storm = Storm(4, 4, missed=1, window=0.1)
         await storm.prepare(stage)
-        await stage.crew.all(_boast)
+        await stage.crew.all(_boast, 5)
         return await storm.runs(stage)
 
     [run] = bench.run(boasting())
     assert run.verdict.failures == {"received_too_high": 4}
     assert (run.verdict.counts["reset"], run.verdict.clean) == (4, False)
+
+
+def test_what_a_session_lacks_afterwards_is_lost(
+    bench: asyncio.Runner, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who resumes one event too late lacks it, whatever the server calls that."""
+    monkeypatch.setattr("bench.storms.AWAY", 0.1)
+
+    async def boasting() -> list[Run]:
+        storm = Storm(4, 4, missed=3, window=0.1)
+        await storm.prepare(stage)
+        await stage.crew.all(_boast, 1)
+        return await storm.runs(stage)
+
+    [run] = bench.run(boasting())
+    assert (run.verdict.counts["resumed"], run.verdict.lost, run.verdict.clean) == (4, 4, False)
 
 
 # --- the processes -------------------------------------------------------------------------------
