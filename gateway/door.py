@@ -35,6 +35,12 @@ from storage import rooms
 from storage.bus import Bus
 from storage.lookups import Lookups
 
+PATIENCE = 0.8
+"""Share of the deadline that a client waits for its turn, and does not miss it: what is left is far more than a turn.
+
+Waiting costs nothing; to be sent away costs another handshake and an estimate of when to come.
+"""
+
 
 class Door:
     """Sessions come and go through here."""
@@ -64,8 +70,8 @@ class Door:
         self.metrics = metrics
         self.strangers: Counter[str] = Counter()
         self.proxies = config.trusted_proxies
-        # Half of the deadline, so that nobody misses it by waiting.
-        self.admission = Admission(config.limit_openings, config.auth_deadline / 2, crowded=_spare_what_is_there)
+        patience = PATIENCE * config.auth_deadline
+        self.admission = Admission(config.limit_openings, patience, crowded=_spare_what_is_there)
         metrics.watch_openings(lambda: self.admission.working, lambda: self.admission.waiting)
         self.lookups = lookups
         self.limits = SessionLimits(
