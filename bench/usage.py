@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +45,20 @@ def read_usage(parley: int, postmaster: int | None) -> Usage:
     )
 
 
+def cpu_of_tree(root: int) -> float:
+    """CPU seconds of a process and of all below it; what one has used that ends is its parent's."""
+    stats = _stats()
+    below: defaultdict[int, list[int]] = defaultdict(list)
+    for pid, stat in stats.items():
+        below[int(stat[1])].append(pid)
+    seconds, left = 0.0, [root] if root in stats else []
+    while left:
+        pid = left.pop()
+        seconds += _cpu(stats[pid], reaped=True)
+        left += below[pid]
+    return seconds
+
+
 def workers_of(parley: int) -> list[int]:
     """The processes that a Parley with workers has started for them; none without."""
     return [child for child in _children(parley) if "worker" in _arguments(child)]
@@ -79,16 +95,16 @@ def _cpu_of_tree(root: int) -> float:
 
 def _children(root: int) -> dict[int, list[str]]:
     """The stat of each child."""
+    return {pid: stat for pid, stat in _stats().items() if int(stat[1]) == root}
+
+
+def _stats() -> dict[int, list[str]]:
+    """Of every process."""
     found = {}
     for entry in PROC.iterdir():
-        if not entry.name.isdecimal():
-            continue
-        try:
-            stat = _stat(entry.name)
-        except OSError:  # it has ended meanwhile
-            continue
-        if int(stat[1]) == root:
-            found[int(entry.name)] = stat
+        if entry.name.isdecimal():
+            with suppress(OSError):  # it has ended meanwhile
+                found[int(entry.name)] = _stat(entry.name)
     return found
 
 
