@@ -9,10 +9,10 @@ import resource
 import secrets
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import click
 import msgspec
@@ -30,7 +30,9 @@ from bench.files import FileOptions
 from bench.histories import PLACES
 from bench.nodes import NodeOptions
 from bench.parley import TRANSPORTS, ParleyDeployment
-from bench.results import Report, Run, read_json, write_json
+from bench.peers import pairs
+from bench.peers.installed import NotInstalledError
+from bench.results import Comparison, Report, Run, read_json, write_json
 from bench.scenarios import Scenario, Sizes
 from bench.stage import staged
 from bench.target import TargetError
@@ -62,6 +64,15 @@ _LOAD = (
 _RATE = click.option(
     "--rate", "rates", type=click.FloatRange(0.1, 1e6), multiple=True, help="Messages a second. May be repeated."
 )
+_PEERS = (
+    click.option(
+        "--peers",
+        default="",
+        callback=lambda _context, _option, given: _known(given),
+        help=f"Other servers that get the same load by turns: {','.join(pairs.NAMES)}. Parley stands beside each.",
+    ),
+    click.option("--rounds", type=POSITIVE, default=5, show_default=True, help="Turns of each server, with --peers."),
+)
 _USERS = click.option("--users", type=POSITIVE, default=50, show_default=True, help="Accounts that sessions belong to.")
 
 
@@ -74,6 +85,14 @@ def _in_flight(*default: int) -> Option:
         help=f"Messages under way, always. May be repeated.  [default: {text}, without --rate]",
         callback=lambda context, _option, given: given or (() if context.params.get("rates") else default),
     )
+
+
+def _known(given: str) -> list[str]:
+    """The names in a list. Raises click.BadParameter."""
+    names = list(dict.fromkeys(filter(None, given.split(","))))
+    if unknown := set(names) - set(pairs.NAMES):
+        raise click.BadParameter(f"{', '.join(sorted(unknown))}: there is only {', '.join(pairs.NAMES)}")
+    return names
 
 
 def _with(*options: Option) -> Option:
@@ -95,7 +114,7 @@ _DAY = _with(
 
 
 @main.command()
-@_with(_URL, *_LOAD, _RATE, _in_flight(1, 50), _USERS, *_OUT)
+@_with(_URL, *_LOAD, _RATE, _in_flight(1, 50), _USERS, *_PEERS, *_OUT)
 @click.option("--connections", type=POSITIVE, default=1000, show_default=True, help="Sessions that hear the chatroom.")
 def fanout(connections: int, users: int, **given: Any) -> None:
     """One chatroom that everyone hears."""
@@ -103,7 +122,7 @@ def fanout(connections: int, users: int, **given: Any) -> None:
 
 
 @main.command()
-@_with(_URL, *_LOAD, _RATE, _in_flight(256), *_OUT)
+@_with(_URL, *_LOAD, _RATE, _in_flight(256), *_PEERS, *_OUT)
 @click.option("--connections", type=POSITIVE, default=1000, show_default=True, help="Sessions, each of an account.")
 @click.option("--rooms", type=POSITIVE, default=1000, show_default=True, help="Chatrooms.")
 @click.option("--members", type=POSITIVE, default=10, show_default=True, help="Sessions that hear each.")
@@ -114,7 +133,7 @@ def rooms(connections: int, rooms: int, members: int, **given: Any) -> None:
 
 
 @main.command()
-@_with(_URL, *_LOAD, _RATE, _in_flight(256), *_OUT)
+@_with(_URL, *_LOAD, _RATE, _in_flight(256), *_PEERS, *_OUT)
 @click.option("--rooms", type=POSITIVE, default=100, show_default=True, help="Chatrooms.")
 @click.option("--members", type=POSITIVE, default=2, show_default=True, help="Sessions that hear each.")
 def durable(rooms: int, members: int, **given: Any) -> None:
@@ -133,14 +152,15 @@ def tcp(connections: int, url: str | None, in_flight: tuple[int, ...], rates: tu
     server = ParleyDeployment(url, "tcp")
     options = {"url": url, "connections": connections, "in_flight": in_flight, "rates": rates, **given}
 
-    async def both(display: Display) -> tuple[list[Run], dict[str, str]]:
-        return await scenarios.clear_and_sealed(server, scenario, processes, display), server.about()
+    async def both(display: Display) -> Measured:
+        runs = await scenarios.clear_and_sealed(server, scenario, processes, display)
+        return Measured(runs, {server.name: server.about()})
 
     _show("tcp", options, both)
 
 
 @main.command()
-@_with(_URL, *_LOAD, _USERS, *_OUT)
+@_with(_URL, *_LOAD, _USERS, *_PEERS, *_OUT)
 @click.option(
     "--connections",
     "steps",
@@ -263,6 +283,16 @@ def of_results(results: Path, html: Path | None) -> None:
     print(html)
 
 
+@main.command()
+def peers() -> None:
+    """Which other servers are installed for --peers, and how to get those that are not."""
+    for name in pairs.NAMES:
+        try:
+            print(f"{name:10} {', '.join(f'{what} {version}' for what, version in pairs.peer(name).about().items())}")
+        except NotInstalledError as missing:
+            print(f"{name:10} {missing}")
+
+
 @main.group()
 def nodes() -> None:
     """Two nodes, as workers of a server of our own: what the second brings, and what it costs."""
@@ -299,8 +329,12 @@ def nodes_idle(
     _show("nodes idle", {"json": json, "html": html, "sessions": sessions, "rooms": rooms, **given}, _plainly(work))
 
 
-Measured = tuple[list[Run], dict[str, str]]
-"""Runs, and what the server says about itself."""
+class Measured(NamedTuple):
+    """Runs, what the servers say about themselves, by name, and how they compare."""
+
+    runs: list[Run]
+    about: Mapping[str, Mapping[str, str]] = {}
+    comparisons: Sequence[Comparison] = ()
 
 
 def _load(name: str, scenario: Callable[..., Scenario], **given: Any) -> None:
@@ -309,22 +343,27 @@ def _load(name: str, scenario: Callable[..., Scenario], **given: Any) -> None:
 
 
 def _measure(name: str, scenario: Scenario, **given: Any) -> None:
-    """A scenario on Parley."""
+    """A scenario on Parley, or by turns on Parley and on others."""
     server = ParleyDeployment(given["url"], given["transport"])
+    names = given.get("peers") or []
 
-    async def work(display: Display) -> Measured:
+    async def alone(display: Display) -> Measured:
         async with staged(server, given["processes"], display) as stage:
             await scenario.prepare(stage)
-            return await scenario.runs(stage), server.about()
+            return Measured(await scenario.runs(stage), {server.name: server.about()})
 
-    _show(name, given, work)
+    async def by_turns(display: Display) -> Measured:
+        servers = [server, *map(pairs.peer, names)]
+        return Measured(*await pairs.paired(scenario, servers, given["rounds"], given["processes"], display))
+
+    _show(name, given, by_turns if names else alone)
 
 
 def _plainly(work: Callable[[Display], Awaitable[list[Run]]]) -> Callable[[Display], Awaitable[Measured]]:
     """Work with servers that say nothing about themselves."""
 
     async def measured(display: Display) -> Measured:
-        return await work(display), {}
+        return Measured(await work(display))
 
     return measured
 
@@ -332,9 +371,9 @@ def _plainly(work: Callable[[Display], Awaitable[list[Run]]]) -> Callable[[Displ
 def _show(name: str, given: dict[str, Any], work: Callable[[Display], Awaitable[Measured]]) -> None:
     """Does it, prints the table, writes what was asked for. Exits with 1 when anything was wrong, and 3 when void."""
     with Display() as display:
-        runs, about = _complete(work(display))
+        runs, about, comparisons = _complete(work(display))
     options = {key: value for key, value in given.items() if key not in ("json", "html")}
-    report = Report(name, options, environment({"parley": about}), runs)
+    report = Report(name, options, environment(about), runs, list(comparisons))
     print_table(report)
     if given["json"] is not None:
         write_json(report, given["json"])

@@ -90,7 +90,7 @@ def print_table(report: Report, console: Console | None = None) -> None:
     table = Table(title=report.scenario)
     table.add_column("")
     for run in report.runs:
-        table.add_column(run.title if run.server == "parley" else f"{run.server}: {run.title}", justify="right")
+        table.add_column(_heading(run), justify="right")
     for name, values in _rows(report.runs).items():
         table.add_row(name, *values)
     console.print(table)
@@ -129,14 +129,18 @@ def _text(value: Figure) -> str:
 def _notes(runs: list[Run]) -> list[str]:
     notes = []
     for run in runs:
-        notes += [f"{run.title}: {count} × {what}" for what, count in run.verdict.failures.items()]
+        name = _heading(run)
+        notes += [f"{name}: {count} × {what}" for what, count in run.verdict.failures.items()]
         if not run.verdict.clean:
-            notes.append(f"{run.title}: FAILED, not everything arrived once and in order")
+            notes.append(f"{name}: FAILED, not everything arrived once and in order")
         if run.verdict.void:
             notes.append(
-                f"{run.title}: VOID, {'; '.join(run.verdict.void)}. Rates and latencies are the generator's own; "
+                f"{name}: VOID, {'; '.join(run.verdict.void)}. Rates and latencies are the generator's own; "
                 "what was done per CPU second of the server stands"
             )
-        if run.guarantees:
-            notes.append(f"{run.server} does without: {', '.join(run.guarantees)}")
-    return notes
+    lacks = {run.server: run.guarantees for run in runs if run.guarantees}
+    return [*notes, *(f"{server} does without: {'; '.join(found)}" for server, found in lacks.items())]
+
+
+def _heading(run: Run) -> str:
+    return run.title if run.server == "parley" else f"{run.server}: {run.title}"

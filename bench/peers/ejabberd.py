@@ -62,7 +62,7 @@ class Ejabberd:
     """A fresh one, with its own cluster. Raises NotInstalledError when there is nothing to run."""
 
     name = "ejabberd"
-    lacks = LACKS
+    lacks: tuple[str, ...] = LACKS
 
     def __init__(self) -> None:
         self._modules = installed.ejabberd()
@@ -136,10 +136,8 @@ class Ejabberd:
         return {"archived": float(await asyncio.to_thread(self._postgres.sql, "SELECT count(*) FROM archive"))}
 
     def about(self) -> dict[str, str]:
-        """The versions, and how this one differs from Debian's default."""
-        version = self._modules.parent.name.removeprefix("ejabberd-")
-        postgres = self._postgres.version() if self._postgres else ""
-        return {"ejabberd": version, "postgresql": postgres, "sql_pool_size": str(POOL), "config": CONFIG.strip()}
+        """Its version; its PostgreSQL is Parley's."""
+        return {"ejabberd": self._modules.parent.name.removeprefix("ejabberd-"), "sql_pool_size": str(POOL)}
 
 
 def _free_ports() -> tuple[int, int]:

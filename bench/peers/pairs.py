@@ -42,13 +42,17 @@ def peer(name: str) -> Deployment:
 
 async def paired(
     scenario: Scenario, servers: Sequence[Deployment], rounds: int, processes: int, display: Display
-) -> tuple[list[Run], list[Comparison]]:
-    """Medians of each server's runs, and the first server compared with each of the others. Raises TargetError."""
+) -> tuple[list[Run], dict[str, dict[str, str]], list[Comparison]]:
+    """Medians of each server's runs, what they say of themselves, and the first compared with each of the others.
+
+    Raises TargetError.
+    """
     turns = _anew if isinstance(scenario, Idle) else _in_turn
     found = await turns(scenario, servers, rounds, processes, display)
     runs = [run for name in found for run in medians(found[name])]
     first, *others = found
-    return runs, [each for other in others for each in compared(first, found[first], other, found[other])]
+    about = {server.name: server.about() for server in servers}
+    return runs, about, [each for other in others for each in compared(first, found[first], other, found[other])]
 
 
 async def _in_turn(

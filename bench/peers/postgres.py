@@ -7,7 +7,6 @@ import pwd
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from bench.cores import servers_core
 from bench.target import TargetError
@@ -70,18 +69,20 @@ class Postgres:
         where = ("-h", "127.0.0.1", "-p", str(self._port), "-U", "bench", "-d", "postgres")
         return self._run("psql", *where, "-q", "-t", "-A", "-X", "-v", "ON_ERROR_STOP=1", "-f", "-", stdin=statements)
 
-    def version(self) -> str:
-        """Of the server."""
-        return self._run("postgres", "--version").split()[-1]
-
     def _run(self, program: str, *arguments: str, stdin: str = "") -> str:
         account = _account()
-        whose: dict[str, Any] = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
         done = subprocess.run(  # noqa: S603  our own programs
             [str(self._programs / program), *arguments],
-            input=stdin, capture_output=True, text=True, check=False, cwd=self._cluster,
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}, **whose,
-        )  # fmt: skip
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self._cluster,
+            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+            user=account.pw_uid if account else None,
+            group=account.pw_gid if account else None,
+            extra_groups=[] if account else None,
+        )
         if done.returncode:
             raise TargetError(f"PostgreSQL's {program} failed: {(done.stderr or done.stdout).strip()[-1000:]}")
         return done.stdout

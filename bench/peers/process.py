@@ -11,13 +11,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from bench.cores import servers_core
 from bench.target import TargetError
 
 START_SECONDS = 60.0
-STOP_SECONDS = 20.0
 
 
 class Process:
@@ -74,12 +74,9 @@ class Process:
         return (self.folder / "said").read_text(errors="replace")
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL for all of its group if that takes too long. The folder goes, too."""
-        if self._running is not None and self._running.poll() is None:
-            self._running.terminate()
-            try:
-                self._running.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
+        """At once: nothing that it has is kept. The folder goes, too."""
+        if self._running is not None:
+            with suppress(ProcessLookupError):
                 os.killpg(self._running.pid, signal.SIGKILL)
-                self._running.wait()
+            self._running.wait()
         shutil.rmtree(self.folder, ignore_errors=True)

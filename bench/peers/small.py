@@ -51,7 +51,7 @@ KINDS = {
 class SmallServer:
     """One of KINDS, on a free port of the loopback. Raises NotInstalledError when there is nothing to run."""
 
-    lacks = LACKS
+    lacks: tuple[str, ...] = LACKS
 
     def __init__(self, name: str) -> None:
         self.name = name

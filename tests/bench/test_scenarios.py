@@ -23,6 +23,7 @@ from bench.dialect import Scan
 from bench.display import Display
 from bench.generator import Generator, Plan
 from bench.parley import TRANSPORTS, ParleyDialect
+from bench.peers.pairs import paired
 from bench.results import MemoryAt, Run, read_json
 from bench.scenarios import Fanout, Idle, Rooms, Sizes, clear_and_sealed, failed, seating, slope
 from bench.series import verdict
@@ -69,6 +70,21 @@ def test_small_chatrooms_count_every_delivery(bench: asyncio.Runner, stage: Stag
     [run] = bench.run(prepared(scenario, stage))
     _delivered(run, 4)
     assert run.figures["commit_batch_mean"] >= 1  # type: ignore[operator]
+
+
+def test_by_turns(bench: asyncio.Runner, running: Target) -> None:
+    """Two servers get the same load in each round; each has its runs, and the first is compared with the other."""
+    other = Running(running)
+    other.name = "other"
+    scenario = Rooms(Sizes(4, 4, 2, 2), [2], [], SECONDS)
+    runs, about, comparisons = bench.run(paired(scenario, [Running(running), other], 2, 1, Display()))
+    assert [(run.server, run.title) for run in runs] == [("parley", "2 in flight"), ("other", "2 in flight")]
+    for run in runs:
+        _delivered(run, 2)
+    assert {(each.of, each.to, each.rounds) for each in comparisons} == {("parley", "other", 2)}
+    assert "acked_per_s" in {each.figure for each in comparisons}
+    assert all(each.ratio.min <= each.ratio.median <= each.ratio.max for each in comparisons)
+    assert set(about) == {"parley", "other"}
 
 
 def test_seats_in_small_chatrooms() -> None:
