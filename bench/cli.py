@@ -31,7 +31,6 @@ from bench.histories import PLACES
 from bench.nodes import NodeOptions
 from bench.parley import TRANSPORTS, ParleyDeployment
 from bench.peers import pairs
-from bench.peers.installed import NotInstalledError
 from bench.results import Comparison, Report, Run, read_json, write_json
 from bench.scenarios import Scenario, Sizes
 from bench.stage import staged
@@ -286,11 +285,7 @@ def of_results(results: Path, html: Path | None) -> None:
 @main.command()
 def peers() -> None:
     """Which other servers are installed for --peers, and how to get those that are not."""
-    for name in pairs.NAMES:
-        try:
-            print(f"{name:10} {', '.join(f'{what} {version}' for what, version in pairs.peer(name).about().items())}")
-        except NotInstalledError as missing:
-            print(f"{name:10} {missing}")
+    print("\n".join(pairs.listed()))
 
 
 @main.group()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 
 import msgspec
@@ -11,6 +11,7 @@ import msgspec
 from bench.deployment import Deployment
 from bench.display import Display
 from bench.peers.ejabberd import Ejabberd
+from bench.peers.installed import NotInstalledError
 from bench.peers.small import KINDS, SmallServer
 from bench.results import Comparison, Figure, Range, Run, median
 from bench.scenarios import Idle, Scenario
@@ -38,6 +39,16 @@ Rounds = Sequence[Sequence[Run]]
 def peer(name: str) -> Deployment:
     """One of NAMES. Raises NotInstalledError."""
     return Ejabberd() if name == Ejabberd.name else SmallServer(name)
+
+
+def listed() -> Iterator[str]:
+    """A line for each of NAMES: the version that is there, or how to get it."""
+    for name in NAMES:
+        try:
+            found = ", ".join(f"{what} {version}" for what, version in peer(name).about().items())
+        except NotInstalledError as missing:
+            found = str(missing)
+        yield f"{name:10} {found}"
 
 
 async def paired(

@@ -15,6 +15,7 @@ from bench.parley import ParleyDialect
 from bench.peers import installed
 from bench.peers.process import Process
 from bench.peers.socketio import SocketIoDialect
+from bench.target import TargetError
 from bench.usage import Memory, Usage
 
 LACKS = (
@@ -25,6 +26,10 @@ LACKS = (
     "one process: no order across nodes",
 )
 """What none of them does: each is the fan-out alone."""
+
+
+FALLBACK = "Falling back to a NodeJS implementation"
+"""What uWebSockets.js says where it has no native code for a Node."""
 
 
 class Kind(NamedTuple):
@@ -69,6 +74,8 @@ class SmallServer:
         (process.folder / "node_modules").symlink_to(installed.modules().absolute())
         process.start([str(self._runtime.absolute()), f"{self.name}.mjs"])
         port = await process.says(r"listening (\d+)")
+        if FALLBACK in process.said():
+            raise TargetError(f"{self._kind.package} has no build for this Node, and its substitute is another server.")
         self._url = f"http://127.0.0.1:{port}"
 
     async def stop(self) -> None:
