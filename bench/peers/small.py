@@ -28,7 +28,7 @@ LACKS = (
 """What none of them does: each is the fan-out alone."""
 
 
-FALLBACK = "Falling back to a NodeJS implementation"
+FALLBACK = "performance may be degraded"
 """What uWebSockets.js says where it has no native code for a Node."""
 
 

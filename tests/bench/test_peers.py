@@ -283,6 +283,20 @@ async def test_the_real_server(name: str) -> None:
     assert server.usage() is None  # it is gone
 
 
+async def test_a_substitute_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where uWebSockets.js has no native code, its package runs something else under its name: that is refused."""
+    monkeypatch.setenv("UWS_USE_FALLBACK", "1")
+    try:
+        server = peer("uws")
+    except installed.NotInstalledError as missing:
+        pytest.skip(str(missing))
+    try:
+        with pytest.raises(TargetError, match="substitute"):
+            await server.start()
+    finally:
+        await server.stop()
+
+
 class Archive:
     """A server's word on how much it has on disk, and a load of five messages, in one."""
 
