@@ -2,7 +2,7 @@
 
 XMPP has no seq. What stands in for it is the order in which the first receiver of a process gets the messages
 of a chatroom: every other one there must have the same ones, in the same order. A message that its sender gets back
-is the ack; without the mark of the archive it counts as one that was not kept.
+is the ack; without the archive's mark nobody has even tried to keep it.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ class XmppDialect:
     def other(self, session: Talk, opcode: int, payload: bytes) -> None:
         """Counts the rooms that were joined; whatever is an error is one."""
         if payload.startswith(b"<message") and b"<body>" in payload:
-            session.failed("a message was sent back that is not in the archive")
+            session.failed("a message came back that nobody has tried to archive")
         elif b"type='error'" in payload[:300] or payload.startswith((b"<stream:error", b"</stream:stream")):
             session.failed(payload[:300].decode(errors="replace"))
         elif payload.startswith(b"<presence") and _JOINED.search(payload):

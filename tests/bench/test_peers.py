@@ -103,13 +103,13 @@ async def test_xmpp_order_is_what_the_first_receiver_got() -> None:
 
 
 def test_xmpp_ack_needs_the_mark_of_the_archive() -> None:
-    """A message that comes back without a place in the archive is a failure: it is on no disk."""
+    """A message that comes back without a place in the archive is a failure: archiving is off."""
     dialect, ann = XmppDialect(5222), Someone(f"ann~{ROOM}")
     for archived in (True, False):
         scan = dialect.scan(_groupchat(ROOM, "ann", "ann", 1, archived=archived))
         for opcode, payload in scan.others:
             dialect.other(ann, opcode, payload)
-    assert ann.failures == ["a message was sent back that is not in the archive"]
+    assert ann.failures == ["a message came back that nobody has tried to archive"]
 
 
 def test_xmpp_session_is_ready_when_it_is_in_all_its_rooms() -> None:
