@@ -31,8 +31,10 @@ FILLED_AT_ONCE = 20_000
 """Messages between two words about it."""
 STUCK_SECONDS = 10.0
 """Without an ack, after which filling is given up."""
-LOOKS, LOOK_SECONDS, RESTING = 60, 0.5, 0.05
-"""So often it is looked, at most, whether the database uses less than this share of a core."""
+VACUUMED, VACUUM_SECONDS = 1_000, 65.0
+"""So many new rows autovacuum lets be; else it comes within a minute, and takes half a core for a second or more."""
+LOOK_SECONDS, RESTING, CLEARING = 0.5, 0.05, 0.3
+"""Seconds between two looks at PostgreSQL, and shares of a core: below one it rests, above the other it clears up."""
 SESSIONS = 4
 """Of each process, which ask in turn."""
 CONNECTIONS = 8
@@ -181,15 +183,17 @@ async def fill(generator: Generator, room: str, count: int) -> None:
     generator.next += count
 
 
-async def calm(stage: Stage) -> None:
-    """Waits until PostgreSQL rests, but not for ever: after many writes it has things to do in its own time."""
-    stage.display.say("waiting until the database rests")
+async def rested(stage: Stage, longest: float) -> None:
+    """Waits until PostgreSQL has cleared up after many writes, so many seconds at most, and has come to rest."""
+    stage.display.say("waiting until the database has cleared up")
     usage = stage.deployment.usage
-    for _ in range(LOOKS):
-        before = usage()
+    end, cleared = time.monotonic() + longest, False
+    while (before := usage()) is not None:
         await asyncio.sleep(LOOK_SECONDS)
         after = usage()
-        if before is None or after is None or after.since(before).postgres < RESTING * LOOK_SECONDS:
+        share = after.since(before).postgres / LOOK_SECONDS if after else 0.0
+        cleared = cleared or share > CLEARING
+        if share < RESTING and (cleared or time.monotonic() >= end):
             return
 
 
@@ -212,7 +216,7 @@ class History:
         for done in range(0, self._messages, FILLED_AT_ONCE):
             stage.display.say(f"filling: {done:,} of {self._messages:,} messages")
             await stage.crew.one(0, fill, room, min(FILLED_AT_ONCE, self._messages - done))
-        await calm(stage)
+        await rested(stage, VACUUM_SECONDS if self._messages > VACUUMED else 0.0)
         await stage.leave()
         await stage.crew.all(talk)
         await stage.open(seats.credentials, SESSIONS * stage.crew.size)

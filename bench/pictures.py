@@ -11,7 +11,7 @@ from bench.plots import Axis, Line, Plot, Point, linear, logarithmic, percentile
 from bench.results import Figure, MemoryAt, Report, Run
 from bench.results import Point as Moment
 
-LINES = 8
+LINES = 10
 """More lines than this are two plots: nobody could tell them apart."""
 THIN = 400
 """Points of a line at most; a picture has not many more pixels."""
@@ -43,7 +43,7 @@ def chapters(report: Report) -> list[Chapter]:
     """All plots for which the report has figures."""
     runs, number = named(report.runs), count(1)
     found = [
-        Chapter("Latency", _LATENCY, list(_latencies(runs, number))),
+        Chapter("Latency over percentiles", _LATENCY, list(_latencies(runs, number))),
         Chapter("Over time", _TIME, [*_rates(runs, number), *_waits(runs, number)]),
         Chapter("Processors", _CPU, list(_processors(runs, number))),
         Chapter("Memory", _MEMORY, [*_memory(runs, number), *_memory_over_time(runs, number)]),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from bench.pictures import chapters, named
+from bench.pictures import LINES, chapters, named
 from bench.plots import FONT, svg, table
 from bench.results import Comparison, Figure, Report, Run, Verdict
 
@@ -19,7 +19,7 @@ COLUMNS = 6
 FINEST = 1.02
 """The bars of ratios reach at least so far to both sides of 1, or noise would look like a difference."""
 
-PERCENTILES = ("p50_ms", "p90_ms", "p99_ms", "p999_ms", "max_ms")
+PERCENTILES = {"p50_ms": "50 %", "p90_ms": "90 %", "p99_ms": "99 %", "p999_ms": "99.9 %", "max_ms": "most"}
 """What a table says of a latency."""
 
 UNITS = {
@@ -49,9 +49,7 @@ def page(report: Report) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    env.filters.update(
-        figures=figures, svg=svg, table=table, number=number, named=name_of, facts=facts, wrong=wrong, spread=spread
-    )
+    env.filters.update(svg=svg, table=table, number=number, named=name_of, facts=facts, wrong=wrong, spread=spread)
     runs = named(report.runs)
     return env.get_template("report.html").render(
         report=report,
@@ -62,6 +60,8 @@ def page(report: Report) -> str:
         lacks={run.server: run.guarantees for run in report.runs if run.guarantees},
         scale=scale(report.comparisons),
         font=FONT,
+        colours=LINES,
+        percentiles=PERCENTILES,
     )
 
 
@@ -82,15 +82,9 @@ class Name(NamedTuple):
     unit: str
 
 
-def figures(run: Run) -> dict[str, Figure]:
-    """All figures of a run, with the percentiles of its latencies."""
-    times = {f"{kind}_{what}": getattr(latency, what) for kind, latency in run.latency.items() for what in PERCENTILES}
-    return {**run.figures, **times}
-
-
 def names(runs: list[Run]) -> list[Name]:
     """The names of all figures, in the order in which they come."""
-    return [name_of(key) for key in dict.fromkeys(key for run in runs for key in figures(run))]
+    return [name_of(key) for key in dict.fromkeys(key for run in runs for key in run.figures)]
 
 
 def name_of(key: str) -> Name:
@@ -101,7 +95,7 @@ def name_of(key: str) -> Name:
         label, unit = what, ""
     per = re.sub(r"\bcpu s\b", "CPU second", re.sub(r"^s\b", "second", of.replace("_", " ")))
     parts = [UNITS.get(unit, ""), per and f"per {per}"]
-    return Name(key, label.replace("_", " ").replace("p999", "p99.9"), " ".join(filter(None, parts)))
+    return Name(key, label.replace("_", " "), " ".join(filter(None, parts)))
 
 
 def facts(given: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:

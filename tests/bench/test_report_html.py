@@ -89,7 +89,7 @@ def test_a_page_says_what_was_run_where_and_what_came_out() -> None:
         "versions uvloop 0.23.0",
         "acked per second 98.0 98.0",
         "parley µs per delivery – –",
-        "ack p99.9 ms 30.0 30.0",
+        "1 in flight ack 2 30.0 30.0 30.0 30.0 300",
         "400 sent",
         "maximum (void) void generator at 83 % of its core",
         "Ack latency",
@@ -196,12 +196,12 @@ def test_a_long_run_stays_a_small_page() -> None:
 
 
 def test_many_runs_are_several_plots() -> None:
-    """Nine runs are in plots of eight lines at most, and in tables of six columns."""
-    report = _report(*(_run(f"run {count}") for count in range(9)))
+    """Eleven runs are in plots of ten lines at most, and in tables of six columns."""
+    report = _report(*(_run(f"run {count}") for count in range(11)))
     drawn = [plot for chapter in chapters(report) for plot in chapter.plots if plot.title == "Ack latency"]
-    assert [len(plot.lines) for plot in drawn] == [8, 1]
+    assert [len(plot.lines) for plot in drawn] == [10, 1]
     assert (
-        page(_report(*(Run(f"run {count}", Verdict(clean=True), figures={"x": 1}) for count in range(9)))).count(
+        page(_report(*(Run(f"run {count}", Verdict(clean=True), figures={"x": 1}) for count in range(11)))).count(
             '<th scope="col">figure</th>'
         )
         == 2
