@@ -95,7 +95,7 @@ class Connection:
             max_frame_bytes=config.limit_frame,
             resume_window=config.resume_window,
         )
-        self._link.write([self._wire.chunk("hello", hello)])
+        self._link.write(self._wire.chunk("hello", hello).data)
         self._door.wheel.schedule(self, self._next_due(self._door.wheel.now()))
         if token:
             self._put(Request("authenticate", None, Authenticate(token=token)))
@@ -336,12 +336,12 @@ class Connection:
 
     def refuse(self, id: str | None, error: ChatError) -> None:
         """An error before there is a session to count it in."""
-        self._link.write([self._wire.error(error, id)])
+        self._link.write(self._wire.error(error, id).data)
 
     def _pong(self, id: str | None, command: Ping) -> None:
         session = self._session
         if session is None:
-            self._link.write([self._wire.chunk("pong", Pong(handled=0), id=id)])
+            self._link.write(self._wire.chunk("pong", Pong(handled=0), id=id).data)
             return
         if not self._may_ping():
             return

@@ -26,7 +26,7 @@ from gateway.metrics import Metrics
 from gateway.presence import Presence
 from gateway.session import Session, SessionLimits
 from gateway.wheel import Wheel
-from gateway.wire import Wire
+from gateway.wire import Outbox, Wire
 from protocol.commands import Resume
 from protocol.errors import ChatError
 from protocol.events import Ready
@@ -202,8 +202,7 @@ class Door:
             self.hub.forget(session)
             return Reset(missed, handled)
         self.hub.attach(session, link, wire)
-        session.outbox.extend(missed)
-        session.queued = sum(len(chunk.data) for chunk in missed)
+        session.outbox = Outbox.of(missed)
         return session, sum(len(chunk.ends) for chunk in missed)
 
     async def _find(self, command: Resume, actor: Actor | None, wire: Wire) -> Session | Reset:

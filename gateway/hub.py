@@ -304,25 +304,23 @@ class Hub:
 
     def _fan_out(self, room: Room, events: list[CommittedEvent]) -> None:
         """The hot path: one encoding per wire, one append per session."""
-        mark = self.outboxes.mark_many
-        delivered = 0
         for wire, group in room.live.items():
-            if not group:
-                continue
-            chunk = wire.events(events)
-            count = len(events)
-            for session in group:
-                if session.push_room(chunk):
-                    delivered += count
-                else:
-                    self._lagged(session, count)
-            mark(group)
-        self._metrics.delivered(delivered)
+            if group:
+                chunk = wire.events(events)
+                lagging = sum([not self._push(session, chunk) for session in Session.push_all(group, chunk)])
+                self.outboxes.mark_many(group)
+                self._metrics.delivered((len(group) - lagging) * len(events))
 
-    def _lagged(self, session: Session, count: int) -> None:
-        self._metrics.dropped("lagging", count)
+    def _push(self, session: Session, chunk: Chunk) -> bool:
+        """To a session for which more waits, or that has no socket; or that lags: then it is False."""
+        if session.queued > session.limits.ephemeral:
+            self.outboxes.write(session)  # it may only be waiting for its turn
+        if session.push_room(chunk):
+            return True
+        self._metrics.dropped("lagging", len(chunk.ends))
         if (link := self.links.get(session)) is not None:
             link.stuck()
+        return False
 
     def _set_aside(self, room: Room, events: list[CommittedEvent]) -> None:
         for session, held in room.held.items():

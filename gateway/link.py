@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from gateway.wire import Chunk
 from protocol.errors import CloseCode
 
 
@@ -17,7 +16,7 @@ class Link(Protocol):
         """Whether the socket takes no more for now."""
         ...
 
-    def write(self, chunks: list[Chunk]) -> None:
+    def write(self, data: bytes) -> None:
         """Sends frames, in one write."""
         ...
 

@@ -11,7 +11,7 @@ from gateway.door import Door
 from gateway.handover import Superseded
 from gateway.link import Link
 from gateway.session import Session
-from gateway.wire import Wire
+from gateway.wire import Outbox, Wire
 from protocol.commands import Authenticate, Resume
 from protocol.errors import ChatError, CloseCode
 from protocol.events import Authenticated, Resumed, SessionReset
@@ -174,8 +174,7 @@ class Opening:
             session, Actor(session.user, session.sign_in_id, session.token_expires_at, session, session.scopes)
         )
         first = self._wire.chunk("resumed", Resumed(missed=missed, handled=session.handled), id=id)
-        session.outbox.insert(0, first)
-        session.queued += len(first.data)
+        session.outbox = Outbox.of([first, *(session.outbox.chunks if session.outbox else ())])
         self._door.hub.outboxes.remind_lagging(session)
         self._door.hub.mark(session)
         self._door.presence.came(session)
@@ -183,7 +182,7 @@ class Opening:
     async def _reset(self, id: str | None, reset: Reset, actor: Actor | None) -> None:
         self._door.metrics.resumed(reset.reason)
         data = SessionReset(reason=reset.reason, handled=reset.handled)
-        self._link.write([self._wire.chunk("session_reset", data, id=id)])
+        self._link.write(self._wire.chunk("session_reset", data, id=id).data)
         if actor is None:
             return
         try:

@@ -9,7 +9,7 @@ from typing import cast
 from gateway.connection import Connection
 from gateway.door import Door
 from gateway.envelope import Envelope
-from gateway.wire import Chunk, Wire
+from gateway.wire import Wire
 from protocol.addresses import network_of
 from protocol.errors import CloseCode
 
@@ -140,17 +140,10 @@ class Pump(asyncio.Protocol, ABC):
 
     # --- what the hub and the connection use ---------------------------------------------------
 
-    def write(self, chunks: list[Chunk]) -> None:
+    def write(self, data: bytes) -> None:
         """Sends frames that are framed already; the bytes are shared with other receivers, until they are sealed."""
-        if not self._live or not chunks:
-            return
-        if self._envelope is not None:
-            data = chunks[0].data if len(chunks) == 1 else b"".join([chunk.data for chunk in chunks])
-            self._transport.write(self._envelope.seal(data))
-        elif len(chunks) == 1:
-            self._transport.write(chunks[0].data)
-        else:
-            self._transport.writelines([chunk.data for chunk in chunks])
+        if self._live and data:
+            self._transport.write(data if self._envelope is None else self._envelope.seal(data))
 
     def stuck(self) -> None:
         """The session behind this socket lags."""

@@ -6,20 +6,22 @@ no number goes into a frame, so that all receivers can share the same bytes.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Container
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
 from gateway.limits import Bucket
-from gateway.wire import Chunk, Wire
+from gateway.wire import FRAME_WEIGHT, Chunk, Outbox, Wire
 from protocol.models import Scope, User
 from storage.hints import KeptFrames, SessionState
 
 if TYPE_CHECKING:
     from gateway.room import Room
+
+SLACK = 8
+"""The replay buffer is trimmed when it may be above its limits by an eighth: seldom, and many frames at a time."""
 
 Refused = Literal["received_too_high", "buffer_exceeded"]
 
@@ -39,10 +41,14 @@ class Session:
 
     __slots__ = (
         "__weakref__",
+        "_counted",
+        "_replay_bytes",
+        "_replay_frames",
+        "_sent",
+        "_slack",
         "attached",
         "bucket",
         "cuts",
-        "dirty",
         "fence",
         "handled",
         "id",
@@ -53,14 +59,10 @@ class Session:
         "opening",
         "outbox",
         "pending",
-        "queued",
         "replay",
-        "replay_bytes",
-        "replay_frames",
         "resume_token",
         "rooms",
         "scopes",
-        "sent",
         "sign_in_id",
         "stuck",
         "token_expires_at",
@@ -91,17 +93,17 @@ class Session:
         self.opening = True
         self.rooms: dict[UUID, Room] = {}
         self.open_rooms: set[UUID] | None = None
-        self.sent = 0
         self.handled = 0
-        # Most sessions are idle: what only busy ones need is made when it is needed.
-        self.replay: deque[Chunk] | None = None
-        self.replay_frames = 0
-        self.replay_bytes = 0
-        self.outbox: list[Chunk] = []
-        self.queued = 0
+        self.replay: list[Chunk] = []
+        self._counted = 0  # chunks of it, from the oldest, that are in the next three
+        self._sent = 0
+        self._replay_frames = 0
+        self._replay_bytes = 0
+        self._slack = 0
+        self._trim()
+        self.outbox: Outbox | None = None
         self.stuck = False
         self.lagging: dict[UUID, int] | None = None
-        self.dirty = False
         self.bucket: Bucket | None = None
         self.cuts = 0
         self.pending = 0
@@ -116,30 +118,35 @@ class Session:
         """Whether it hears chatrooms at all. A bot may be there to write only."""
         return self.scopes is None or "read" in self.scopes
 
+    @property
+    def queued(self) -> int:
+        """Bytes that wait for the socket."""
+        return 0 if self.outbox is None else self.outbox.size
+
     # --- frames out --------------------------------------------------------------------------
 
     def push_uncounted(self, chunk: Chunk) -> None:
         """A frame of the connection itself, which resume leaves out."""
         if self.attached:
-            self.outbox.append(chunk)
-            self.queued += len(chunk.data)
+            self.outbox = Outbox((chunk,), len(chunk.data)) if self.outbox is None else self.outbox.plus(chunk)
 
     def push(self, chunk: Chunk) -> None:
         """Frames that must arrive: they are counted, kept for resume, and sent if there is a socket."""
-        size = len(chunk.data)
-        count = len(chunk.ends)
-        self.sent += count
-        if self.replay is None:
-            self.replay = deque()
-        self.replay.append(chunk)
-        self.replay_frames += count
-        self.replay_bytes += size
-        limits = self.limits
-        if self.replay_frames > limits.replay_frames or self.replay_bytes > limits.replay_bytes:
-            self._trim()
-        if self.attached:
-            self.outbox.append(chunk)
-            self.queued += size
+        self._keep(chunk)
+        self.push_uncounted(chunk)
+
+    @staticmethod
+    def push_all(sessions: Iterable[Session], chunk: Chunk) -> list[Session]:
+        """`push_room` where nothing else waits, which is nearly everywhere. Returns those that need a closer look."""
+        outbox = Outbox((chunk,), len(chunk.data))
+        others = []
+        for session in sessions:
+            if session.outbox is None and session.attached and session.lagging is None and not session.stuck:
+                session.outbox = outbox
+                session._keep(chunk)
+            else:
+                others.append(session)
+        return others
 
     def push_room(self, chunk: Chunk) -> bool:
         """Live events of a chatroom. Returns False when the reader is too slow and they were left out."""
@@ -158,12 +165,10 @@ class Session:
         self.push(chunk)
         return True
 
-    def take(self) -> list[Chunk]:
+    def take(self) -> bytes:
         """What waits for the socket; the caller writes it."""
-        chunks = self.outbox
-        self.outbox = []
-        self.queued = 0
-        return chunks
+        outbox, self.outbox = self.outbox, None
+        return b"" if outbox is None else outbox.data
 
     def drained(self) -> dict[UUID, int] | None:
         """Called when the reader has caught up: the chatrooms it has to sync, the first time it is asked."""
@@ -188,26 +193,57 @@ class Session:
 
     # --- counting ----------------------------------------------------------------------------
 
-    def _trim(self) -> None:
-        replay = self.replay
-        assert replay is not None
-        limits = self.limits
-        while replay and (self.replay_frames > limits.replay_frames or self.replay_bytes > limits.replay_bytes):
-            self._forget(replay.popleft())
+    @property
+    def sent(self) -> int:
+        """How many frames the client has had, or will have had once all have arrived."""
+        self._count()
+        return self._sent
 
-    def _forget(self, chunk: Chunk) -> None:
-        self.replay_frames -= len(chunk.ends)
-        self.replay_bytes -= len(chunk.data)
+    def _keep(self, chunk: Chunk) -> None:
+        """All that a frame costs while it is sent; it is counted when somebody asks, or when there may be too many."""
+        self.replay.append(chunk)
+        self._slack -= chunk.weight
+        if self._slack < 0:
+            self._trim()
+
+    def _count(self) -> None:
+        new = self.replay[self._counted :]
+        frames = sum([len(chunk.ends) for chunk in new])
+        self._sent += frames
+        self._replay_frames += frames
+        self._replay_bytes += sum([len(chunk.data) for chunk in new])
+        self._counted += len(new)
+
+    def _trim(self) -> None:
+        self._count()
+        limits, over = self.limits, 0
+        frames, size = self._replay_frames - limits.replay_frames, self._replay_bytes - limits.replay_bytes
+        while frames > 0 or size > 0:
+            frames -= len(self.replay[over].ends)
+            size -= len(self.replay[over].data)
+            over += 1
+        self._forget(over)
+        self._slack = min(limits.replay_bytes, limits.replay_frames * FRAME_WEIGHT) // SLACK
+
+    def _forget(self, count: int) -> None:
+        """Lets the oldest chunks go, which are counted."""
+        old = self.replay[:count]
+        self._replay_frames -= sum([len(chunk.ends) for chunk in old])
+        self._replay_bytes -= sum([len(chunk.data) for chunk in old])
+        self._counted -= count
+        del self.replay[:count]
 
     def acknowledge(self, received: int) -> bool:
         """The client has had `received` frames: forget them. False when it can't have had so many."""
         if received > self.sent:
             return False
-        replay = self.replay
-        while replay and self.sent - self.replay_frames + len(replay[0].ends) <= received:
-            self._forget(replay.popleft())
-        if not replay:
-            self.replay = None
+        known, had = received - (self._sent - self._replay_frames), 0
+        for chunk in self.replay:
+            known -= len(chunk.ends)
+            if known < 0:
+                break
+            had += 1
+        self._forget(had)
         return True
 
     def resume(self, received: int, members_of: Container[UUID]) -> list[Chunk] | Refused:
@@ -215,21 +251,25 @@ class Session:
 
         The buffer then holds just these, and `sent` agrees with what the client will have counted.
         """
-        if received > self.sent:
+        self._trim()
+        if received > self._sent:
             return "received_too_high"
-        skip = received - (self.sent - self.replay_frames)
+        skip = received - (self._sent - self._replay_frames)
         if skip < 0:
             return "buffer_exceeded"
         missed = [c for c in self._after(skip) if c.chatroom_id is None or c.chatroom_id in members_of]
-        self.replay = deque(missed) if missed else None
-        self.replay_frames = sum(len(chunk.ends) for chunk in missed)
-        self.replay_bytes = sum(len(chunk.data) for chunk in missed)
-        self.sent = received + self.replay_frames
+        self._begin_again(received, missed)
         return missed
+
+    def _begin_again(self, sent: int, kept: Sequence[Chunk]) -> None:
+        """After `sent` frames, which are not kept any more, these were sent."""
+        self.replay = list(kept)
+        self._sent, self._counted, self._replay_frames, self._replay_bytes = sent, 0, 0, 0
+        self._trim()
 
     def _after(self, skip: int) -> list[Chunk]:
         missed: list[Chunk] = []
-        for chunk in self.replay or ():
+        for chunk in self.replay:
             if skip >= len(chunk.ends):
                 skip -= len(chunk.ends)
                 continue
@@ -241,6 +281,7 @@ class Session:
 
     def state(self) -> SessionState:
         """All that another node needs to go on with it. The chatrooms are live, so their heads say how far it is."""
+        self._trim()
         return SessionState(
             id=self.id,
             resume_token=self.resume_token,
@@ -248,9 +289,9 @@ class Session:
             sign_in_id=self.sign_in_id,
             token_expires_at=self.token_expires_at,
             scopes=None if self.scopes is None else tuple(self.scopes),
-            sent=self.sent,
+            sent=self._sent,
             handled=self.handled,
-            replay=tuple(KeptFrames(c.data, c.ends, c.chatroom_id, c.seq) for c in self.replay or ()),
+            replay=tuple(KeptFrames(c.data, c.ends, c.chatroom_id, c.seq) for c in self.replay),
             rooms={room_id: room.head or 0 for room_id, room in self.rooms.items()},
             open_rooms=tuple(self.open_rooms or ()),
             lagging=tuple(self.lagging or ()),
@@ -271,10 +312,9 @@ class Session:
             scopes,
         )
         session.attached = False
-        session.sent, session.handled = state.sent, state.handled
-        session.replay = deque(Chunk(k.data, k.ends, k.chatroom_id, k.seq) for k in state.replay) or None
-        session.replay_frames = sum(len(kept.ends) for kept in state.replay)
-        session.replay_bytes = sum(len(kept.data) for kept in state.replay)
+        session.handled = state.handled
+        kept = [Chunk(k.data, k.ends, k.chatroom_id, k.seq) for k in state.replay]
+        session._begin_again(state.sent - sum(len(chunk.ends) for chunk in kept), kept)
         return session
 
     # --- sockets come and go -----------------------------------------------------------------
@@ -283,13 +323,11 @@ class Session:
         """A socket is there again."""
         self.attached = True
         self.wire = wire
-        self.outbox = []
-        self.queued = 0
+        self.outbox = None
 
     def detach(self) -> None:
         """The socket is gone; what waited for it is in the replay buffer."""
         self.attached = False
         self.cuts += 1
-        self.outbox = []
-        self.queued = 0
+        self.outbox = None
         self.stuck = False

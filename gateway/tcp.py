@@ -155,11 +155,11 @@ class TcpPump(Pump):
 
     def ping(self) -> None:
         """A `ping` frame; the client answers with any frame."""
-        self.write([self._wire.chunk("ping", Heartbeat())])
+        self.write(self._wire.chunk("ping", Heartbeat()).data)
 
     def send_close(self, code: CloseCode, reason: str) -> None:
         """The `closing` frame, and no more. The client's own end of stream is waited for."""
-        self.write([self._wire.chunk("closing", Closing(code=code, reason=reason))])
+        self.write(self._wire.chunk("closing", Closing(code=code, reason=reason)).data)
         self._end()
 
     def hang_up(self) -> None:

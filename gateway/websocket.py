@@ -247,7 +247,7 @@ class WebSocketPump(Pump):
         """The close frame; under Noise also the sealed `closing`, since anyone on the way can write a close frame."""
         if self._sealed and self._preface is not None:
             wire = self._framed[self._preface.codec]
-            self.write([wire.chunk("closing", Closing(code=code, reason=reason))])
+            self.write(wire.chunk("closing", Closing(code=code, reason=reason)).data)
         self._live = False
         if self._protocol.state is OPEN:
             self._protocol.send_close(code, reason)

@@ -11,15 +11,21 @@ from protocol.codec import Codec, ServerFrame
 from protocol.errors import ChatError
 from storage.events import CommittedEvent
 
+FRAME_WEIGHT = 1_024
+"""Bytes that a frame counts for besides its own: by default as many frames as KiB are kept for a resume."""
+SHARED = 16
+"""Chunks in an outbox that others may come to share. A longer one is a slow reader's own."""
+
 
 class Chunk:
     """One or more encoded frames, joined. `ends` says where each ends, so that a resume can begin in the middle."""
 
-    __slots__ = ("chatroom_id", "data", "ends", "seq")
+    __slots__ = ("chatroom_id", "data", "ends", "seq", "weight")
 
     def __init__(self, data: bytes, ends: tuple[int, ...], chatroom_id: UUID | None = None, seq: int = 0) -> None:
         self.data = data
         self.ends = ends
+        self.weight = len(data) + FRAME_WEIGHT * len(ends)
         self.chatroom_id = chatroom_id
         self.seq = seq
 
@@ -30,6 +36,40 @@ class Chunk:
         cut = self.ends[frames - 1]
         ends = tuple(end - cut for end in self.ends[frames:])
         return Chunk(self.data[cut:], ends, self.chatroom_id, self.seq)
+
+
+class Outbox:
+    """What waits for a socket, in order. It never changes: those for whom the same waits share it, joined once."""
+
+    __slots__ = ("_data", "_next", "chunks", "size")
+
+    def __init__(self, chunks: tuple[Chunk, ...], size: int) -> None:
+        self.chunks = chunks
+        self.size = size
+        self._data: bytes | None = None
+        self._next: Outbox | None = None
+
+    @classmethod
+    def of(cls, chunks: Sequence[Chunk]) -> Outbox | None:
+        """These chunks, if there are any."""
+        return cls(tuple(chunks), sum([len(chunk.data) for chunk in chunks])) if chunks else None
+
+    def plus(self, chunk: Chunk) -> Outbox:
+        """The same with one chunk more."""
+        if self._next is not None and self._next.chunks[-1] is chunk:
+            return self._next
+        longer = Outbox((*self.chunks, chunk), self.size + len(chunk.data))
+        if len(self.chunks) < SHARED:
+            self._next = longer
+        return longer
+
+    @property
+    def data(self) -> bytes:
+        """The bytes to write."""
+        if self._data is None:
+            parts = [chunk.data for chunk in self.chunks]
+            self._data = parts[0] if len(parts) == 1 else b"".join(parts)
+        return self._data
 
 
 class Wire:

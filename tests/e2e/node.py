@@ -39,11 +39,12 @@ from gateway.rates import Rates
 from gateway.repair import Repair
 from gateway.services import Services
 from gateway.wheel import Wheel
-from gateway.wire import Chunk, Wire
+from gateway.wire import Wire
 from protocol.codec import JSON
 from protocol.commands import CreateChatroom, Register, SendMessage
 from protocol.errors import CloseCode
 from protocol.events import UNCOUNTED_EVENTS
+from protocol.framing import FrameReader, frame
 from storage.blobs import Directory
 from storage.bus import LocalBus
 from storage.database import Connection, Database
@@ -146,7 +147,7 @@ class Node:
         )
         self.chat = Chat(self.services)
         self.door = Door(config, self.hub, self.chat, lookups, self.wheel, presence, metrics, bus, tokens, Open())
-        self.wire = Wire(JSON, bytes)
+        self.wire = Wire(JSON, frame)
 
     async def user(self, name: str) -> tuple[Actor, str]:
         """A new account: an actor, and an access token."""
@@ -292,15 +293,12 @@ class Reader:
 
     # --- gateway.connection.Socket -----------------------------------------------------------
 
-    def write(self, chunks: list[Chunk]) -> None:
+    def write(self, data: bytes) -> None:
         """Takes frames, unless they are lost on the way."""
         if self._deaf:
             return
-        for chunk in chunks:
-            start = 0
-            for end in chunk.ends:
-                self._take(_frame.decode(chunk.data[start:end]))
-                start = end
+        for payload in FrameReader(len(data)).feed(data):
+            self._take(_frame.decode(payload))
 
     def _take(self, frame: Frame) -> None:
         self.received += frame.event not in UNCOUNTED_EVENTS

@@ -11,10 +11,11 @@ from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.room import Room
 from gateway.session import Session, SessionLimits
-from gateway.wire import Chunk, Wire
+from gateway.wire import Wire
 from protocol.codec import JSON, MSGPACK
 from protocol.errors import CloseCode
 from protocol.events import Event, MemberUpdated
+from protocol.framing import FrameReader, frame
 from protocol.models import User
 from storage.events import CommittedEvent
 
@@ -28,20 +29,17 @@ class FakeLink:
     def __init__(self, wire: Wire) -> None:
         self.paused = False
         self.frames: list[tuple[str, int | None]] = []
-        self.chunks: list[Chunk] = []
+        self.written: list[bytes] = []
         self.closed: CloseCode | None = None
         self.stuck_told = 0
         self._wire = wire
 
-    def write(self, chunks: list[Chunk]) -> None:
+    def write(self, data: bytes) -> None:
         """Keeps the frames."""
-        for chunk in chunks:
-            self.chunks.append(chunk)
-            start = 0
-            for end in chunk.ends:
-                frame = self._wire.codec.decode_server(chunk.data[start:end])
-                self.frames.append((frame.event, frame.seq))
-                start = end
+        self.written.append(data)
+        for payload in FrameReader(len(data)).feed(data):
+            told = self._wire.codec.decode_server(payload)
+            self.frames.append((told.event, told.seq))
 
     def stuck(self) -> None:
         """Counts."""
@@ -60,8 +58,8 @@ class World:
 
     def __init__(self) -> None:
         self.hub = Hub(Metrics())
-        self.json = Wire(JSON, bytes)
-        self.msgpack = Wire(MSGPACK, bytes)
+        self.json = Wire(JSON, frame)
+        self.msgpack = Wire(MSGPACK, frame)
         self.gaps: list[Room] = []
         self.hub.on_gap = self.gaps.append
 

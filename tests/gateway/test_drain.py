@@ -18,6 +18,7 @@ from gateway.session import Session
 from gateway.wire import Wire
 from protocol.errors import CloseCode
 from protocol.events import Migrate
+from protocol.framing import HEADER_BYTES
 from storage.bus import LocalBus
 from storage.hints import Hint, Stopping
 from storage.leases import Leases
@@ -99,8 +100,8 @@ class Node(World):
 
 def told(link: Busy) -> Migrate:
     """What a socket was told."""
-    (chunk,) = [chunk for chunk in link.chunks if b'"migrate"' in chunk.data]
-    return msgspec.convert(msgspec.json.decode(chunk.data)["data"], Migrate)
+    (data,) = [data for data in link.written if b'"migrate"' in data]
+    return msgspec.convert(msgspec.json.decode(data[HEADER_BYTES:])["data"], Migrate)
 
 
 async def ends(stopping: asyncio.Task[None]) -> None:

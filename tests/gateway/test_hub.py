@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 
 from gateway.hub import HELD_EVENTS
+from gateway.outboxes import SLICE
 from protocol.errors import CloseCode
 from protocol.events import TypingIndicator
+from storage.events import CommittedEvent
 from tests.gateway.hub_world import LIMITS, ROOM, FakeLink, World, event, names, seqs
+
+OTHER = UUID(int=2)
 
 
 @pytest.fixture
@@ -266,10 +272,42 @@ async def test_one_encoding_for_all(world: World) -> None:
     links = [world.member(4, f"u{n}", wire)[1] for n, wire in enumerate([world.json, world.json, world.msgpack])]
     world.deliver(5)
     world.flush()
-    one, two, three = (link.chunks[-1] for link in links)
-    assert one.data is two.data
-    assert one.data != three.data
+    one, two, three = (link.written[-1] for link in links)
+    assert one is two
+    assert one != three
     assert [seqs(link) for link in links] == [[5], [5], [5]]
+
+
+async def test_a_large_room_is_written_in_slices(world: World) -> None:
+    """Of a large chatroom so many sockets are written in a turn of the loop; what comes meanwhile goes in one write."""
+    links = [world.member(0, f"u{n}")[1] for n in range(SLICE + 2)]
+    session, alone = world.session("alone")
+    world.hub.hold(session, OTHER)
+    world.hub.release(session, OTHER, 0)
+    world.deliver(1)
+    world.flush()
+    assert [len(link.written) for link in links] == [1] * SLICE + [0, 0]
+    world.deliver(2)
+    world.hub.deliver([CommittedEvent(OTHER, 1, "member_updated", event(1).data)])
+    world.flush()
+    assert seqs(alone) == [1]
+    assert [len(link.written) for link in links] == [1] * (SLICE + 2)
+    assert seqs(links[-1]) == [1, 2]
+    world.flush()
+    world.flush()
+    assert all(seqs(link) == [1, 2] for link in links)
+    assert [len(link.written) for link in links] == [2] * SLICE + [1, 1]
+
+
+async def test_waiting_for_ones_turn_is_not_being_slow(world: World) -> None:
+    """A socket that takes what it is given is written before its turn once much waits; its session never lags."""
+    links = [world.member(0, f"u{n}")[1] for n in range(SLICE + 1)]
+    for seq in range(1, 40):
+        world.deliver(seq)
+    for _ in range(100):
+        world.flush()
+    assert all(seqs(link) == list(range(1, 40)) for link in links)
+    assert max(len(data) for link in links for data in link.written) < LIMITS.outbox
 
 
 async def test_a_slow_reader_lags_and_is_told_where_it_stands(world: World) -> None:
@@ -349,7 +387,7 @@ async def test_a_cut_session_keeps_counting(world: World) -> None:
     missed = session.resume(1, {ROOM})
     assert isinstance(missed, list)
     again = FakeLink(world.json)
-    again.write(missed)
+    again.write(b"".join(chunk.data for chunk in missed))
     assert seqs(again) == [2, 3]
 
 
