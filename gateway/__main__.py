@@ -128,6 +128,7 @@ async def _run_node(
     repair = Repair(hub, cluster.bus, database, room_keys)
     nodes = Nodes(hub, cluster.bus, database)
     journal = Journal(database, cluster.bus.publish, repair.doubt, metrics.committed)
+    hub.outboxes.more_to_come = lambda: journal.busy
     store = FileStore(database, blobs, master)
     scanner = None
     if config.clamd_address is not None:

@@ -1,14 +1,15 @@
 """Outboxes with something in them are written at the end of this turn of the event loop, each with one write.
 
-Sessions of a large chatroom are written a slice in each turn, so that nobody
-else waits until all of them have been. What comes for them meanwhile goes along.
+Sessions of large chatrooms are swept: a slice of them is written in each turn, so
+that nobody else waits until all have been. What comes for them meanwhile goes
+along in the same write, and so that more of it does, a sweep waits a little while
+something is being committed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from operator import length_hint
 from uuid import UUID
@@ -19,8 +20,12 @@ from gateway.session import Session
 from gateway.wire import Outbox
 from protocol.events import Lagging
 
-SLICE = 256
-"""Sockets of large groups that are written in one turn: two to three milliseconds."""
+CROWD = 256
+"""Sockets of a chatroom above which they are swept."""
+SLICE = 64
+"""Sockets that a sweep writes in one turn: less than a millisecond."""
+PATIENCE = 0.02
+"""Seconds that a sweep waits at most, and never longer than the last one took: at worst it halves their number."""
 
 
 class Outboxes:
@@ -31,20 +36,28 @@ class Outboxes:
         self._fence = fence
         self._loop = asyncio.get_running_loop()
         self._soon: list[Session] = []
-        self._sweeps: deque[Iterator[Session]] = deque()
+        self._crowd: dict[Session, None] = {}
+        """Whom the next sweep goes to."""
+        self._sweep: Iterator[Session] = iter(())
+        self._began = 0.0
+        self._took = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._waited = False
         self._flush_scheduled = False
+        self.more_to_come: Callable[[], bool] = lambda: False
+        """Whether something is being committed that a sweep may take along."""
 
     def mark(self, session: Session) -> None:
         """The session has something to write."""
         self._soon.append(session)
         self._schedule_flush()
 
-    def mark_many(self, sessions: Collection[Session]) -> None:
+    def mark_many(self, sessions: dict[Session, None]) -> None:
         """These have something to write."""
-        if len(sessions) <= SLICE:
+        if len(sessions) <= CROWD:
             self._soon.extend(sessions)
         else:
-            self._sweeps.append(iter(list(sessions)))
+            self._crowd.update(sessions)
         self._schedule_flush()
 
     def _schedule_flush(self) -> None:
@@ -59,14 +72,35 @@ class Outboxes:
         self._flush_scheduled = False
         soon, self._soon = self._soon, []
         self._write_all(soon)
-        if self._sweeps:
-            self._sweep(self._sweeps[0])
+        if self._crowd and not length_hint(self._sweep) and self._may_begin():
+            self._begin()
+        if length_hint(self._sweep):
+            self._write_slice()
 
-    def _sweep(self, sessions: Iterator[Session]) -> None:
-        self._write_all(islice(sessions, SLICE))
-        if not length_hint(sessions):
-            self._sweeps.popleft()
-        if self._sweeps:
+    def _may_begin(self) -> bool:
+        """Whether it is time for the next sweep; else a timer says when it is at the latest."""
+        if self._waited or not self._took or not self.more_to_come():
+            return True
+        if self._timer is None:
+            self._timer = self._loop.call_later(min(self._took, PATIENCE), self._lose_patience)
+        return False
+
+    def _lose_patience(self) -> None:
+        self._waited = True
+        self._schedule_flush()
+
+    def _begin(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._waited = None, False
+        crowd, self._crowd = self._crowd, {}
+        self._sweep, self._began = iter(list(crowd)), self._loop.time()
+
+    def _write_slice(self) -> None:
+        self._write_all(islice(self._sweep, SLICE))
+        if not length_hint(self._sweep):
+            self._took = self._loop.time() - self._began
+        if self._crowd or length_hint(self._sweep):
             self._schedule_flush()
 
     def _write_all(self, sessions: Iterable[Session]) -> None:

@@ -88,6 +88,11 @@ class Journal:
         self._lane(chatroom_id).put(_ChangeEntry(chatroom_id, change, settle_future(future), self._database.losses))
         return await future
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is being committed, or waits to be."""
+        return any(lane.busy for lane in self._lanes)
+
     async def drain(self) -> None:
         """Waits until everything that is queued now is settled; what comes meanwhile does not hold it up."""
         for lane in self._lanes:
@@ -129,6 +134,10 @@ class _Lane:
         self._task: asyncio.Task[None] | None = None
         self._standing = database.standing()
         self._known = Known()
+
+    @property
+    def busy(self) -> bool:
+        return self._task is not None
 
     def put(self, entry: _SendEntry | _ChangeEntry) -> None:
         if len(self._queue) >= QUEUE:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from uuid import UUID
 
 import pytest
 
 from gateway.hub import HELD_EVENTS
-from gateway.outboxes import SLICE
+from gateway.outboxes import CROWD, SLICE
 from protocol.errors import CloseCode
 from protocol.events import TypingIndicator
 from storage.events import CommittedEvent
@@ -264,6 +266,13 @@ async def test_repeats_are_dropped(world: World) -> None:
     assert seqs(link) == [5, 6, 7]
 
 
+async def all_have(links: list[FakeLink], expected: list[int]) -> None:
+    """Waits until these have been sent to everyone."""
+    async with asyncio.timeout(10):
+        while any(seqs(link) != expected for link in links):
+            await asyncio.sleep(0.001)
+
+
 # --- fan-out ---------------------------------------------------------------------------------
 
 
@@ -280,33 +289,59 @@ async def test_one_encoding_for_all(world: World) -> None:
 
 async def test_a_large_room_is_written_in_slices(world: World) -> None:
     """Of a large chatroom so many sockets are written in a turn of the loop; what comes meanwhile goes in one write."""
-    links = [world.member(0, f"u{n}")[1] for n in range(SLICE + 2)]
+    links = [world.member(0, f"u{n}")[1] for n in range(CROWD + 1)]
     session, alone = world.session("alone")
     world.hub.hold(session, OTHER)
     world.hub.release(session, OTHER, 0)
     world.deliver(1)
     world.flush()
-    assert [len(link.written) for link in links] == [1] * SLICE + [0, 0]
+    assert [len(link.written) for link in links] == [1] * SLICE + [0] * (CROWD + 1 - SLICE)
     world.deliver(2)
     world.hub.deliver([CommittedEvent(OTHER, 1, "member_updated", event(1).data)])
     world.flush()
     assert seqs(alone) == [1]
-    assert [len(link.written) for link in links] == [1] * (SLICE + 2)
-    assert seqs(links[-1]) == [1, 2]
+    assert seqs(links[SLICE]) == [1, 2]
+    await all_have(links, [1, 2])
+    assert [len(link.written) for link in links] == [2] * SLICE + [1] * (CROWD + 1 - SLICE)
+
+
+async def test_a_sweep_waits_for_a_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While something is being committed that may go along, a large chatroom is not written yet; but not for long."""
+    members = [world.member(0, f"u{n}") for n in range(CROWD + 1)]
+    links = [link for _, link in members]
+    committing = True
+    world.hub.outboxes.more_to_come = lambda: committing
+
+    def slowly(data: bytes) -> None:
+        time.sleep(0.01)
+        FakeLink.write(links[0], data)
+
+    monkeypatch.setattr(links[0], "write", slowly)
+    world.deliver(1)
+    await all_have(links, [1])
+    world.deliver(2)
     world.flush()
+    assert all(seqs(link) == [1] for link in links)
+    world.hub.mark(members[5][0])  # there is an answer, too
     world.flush()
-    assert all(seqs(link) == [1, 2] for link in links)
-    assert [len(link.written) for link in links] == [2] * SLICE + [1, 1]
+    assert seqs(links[5]) == [1, 2]
+    committing = False
+    world.deliver(3)
+    world.flush()
+    assert seqs(links[4]) == [1, 2, 3]
+    await all_have(links, [1, 2, 3])
+    assert [len(link.written) for link in links[4:7]] == [2, 3, 2]
+    committing = True
+    world.deliver(4)
+    await all_have(links, [1, 2, 3, 4])
 
 
 async def test_waiting_for_ones_turn_is_not_being_slow(world: World) -> None:
     """A socket that takes what it is given is written before its turn once much waits; its session never lags."""
-    links = [world.member(0, f"u{n}")[1] for n in range(SLICE + 1)]
+    links = [world.member(0, f"u{n}")[1] for n in range(CROWD + 1)]
     for seq in range(1, 40):
         world.deliver(seq)
-    for _ in range(100):
-        world.flush()
-    assert all(seqs(link) == list(range(1, 40)) for link in links)
+    await all_have(links, list(range(1, 40)))
     assert max(len(data) for link in links for data in link.written) < LIMITS.outbox
 
 
