@@ -34,6 +34,7 @@ listen:
   - {{port: {port}, ip: 127.0.0.1, module: ejabberd_c2s, shaper: none, access: all, backlog: 1024}}
 auth_method: [anonymous]
 anonymous_protocol: login_anon
+allow_multiple_connections: true
 default_db: sql
 sql_type: pgsql
 sql_server: 127.0.0.1
@@ -50,7 +51,7 @@ modules:
     access_persistent: all
     access_mam: all
     history_size: 0
-    max_users: 5000
+    max_users: 100000
     max_users_presence: 1
     max_user_conferences: 1000
     default_room_options: {{mam: true, persistent: true, allow_subscription: false, presence_broadcast: []}}

@@ -8,6 +8,7 @@ is the ack; without the archive's mark nobody has even tried to keep it.
 from __future__ import annotations
 
 import base64
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,7 +30,7 @@ _STREAM = (
     f"<?xml version='1.0'?><stream:stream to='{DOMAIN}' xmlns='jabber:client' "
     "xmlns:stream='http://etherx.jabber.org/streams' version='1.0'>"
 ).encode()
-_BIND = b"<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>b</resource></bind></iq>"
+_BIND = b"<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>%s</resource></bind></iq>"
 
 
 def elements(data: bytes) -> Iterator[tuple[int, int]]:
@@ -57,7 +58,10 @@ def attributes(data: bytes, start: int) -> dict[bytes, bytes]:
 
 
 class XmppLine:
-    """Signs in and binds a resource, then joins the rooms that the credential lists: `name~room,room`."""
+    """Signs in and binds a resource, then joins the rooms that the credential lists: `name~room,room`.
+
+    The resource is the nick, too: several sessions of one account are told apart by it.
+    """
 
     sealed = False
 
@@ -65,11 +69,12 @@ class XmppLine:
         name, _, rooms = credential.partition("~")
         plain = base64.b64encode(f"\0{name}\0any".encode())
         auth = b"<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>%s</auth>" % plain
-        joins = b"".join(map(_join, rooms.split(","), [name] * (rooms.count(",") + 1))) if rooms else b""
+        nick = f"{name}-{os.urandom(4).hex()}"
+        joins = b"".join(_join(room, nick) for room in rooms.split(",") if room)
         self._steps = [
             (b"</stream:features>", auth),
             (b"<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>", _STREAM),
-            (b"</stream:features>", _BIND),
+            (b"</stream:features>", _BIND % nick.encode()),
             (b"</iq>", joins),
         ]
         self._said = b""
@@ -98,9 +103,9 @@ class XmppLine:
         return frames
 
 
-def _join(room: str, name: str) -> bytes:
+def _join(room: str, nick: str) -> bytes:
     muc = "<x xmlns='http://jabber.org/protocol/muc'><history maxstanzas='0'/></x>"
-    return f"<presence to='{room}@{ROOMS}/{name}'>{muc}</presence>".encode()
+    return f"<presence to='{room}@{ROOMS}/{nick}'>{muc}</presence>".encode()
 
 
 class XmppDialect:
@@ -141,7 +146,7 @@ class XmppDialect:
             room, _, nick = stanza[b"from"].partition(b"@" + ROOMS.encode() + b"/")
             place = self._place(room, stanza[b"id"])
             spans.append(Span(room, place, place))
-            if nick == stanza[b"to"].partition(b"@")[0]:
+            if nick == stanza[b"to"].rpartition(b"/")[2]:
                 if data.find(b"<stanza-id", start, end) < 0:
                     others.append((0, data[start:end]))
                 acks.append(int(stanza[b"id"]))
