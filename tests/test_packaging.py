@@ -14,6 +14,8 @@ ROOT = Path(__file__).parent.parent
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg")
 PACKAGES = SETUP["options"]["packages"].split()
+LEFT_OUT = {"__pycache__", "node_modules"}
+"""What work leaves behind in folders of ours."""
 TOP = sorted({package.split(".")[0] for package in PACKAGES})
 
 
@@ -81,7 +83,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     for name in (it.removeprefix("!") for it in excepted if it.startswith("!")):
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns(*LEFT_OUT))
         else:
             shutil.copy(source, copy)
     build = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet"]
@@ -93,7 +95,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_wheel_ships_everything(wheel: zipfile.ZipFile) -> None:
     """SQL, web pages, the protocol's text: what lies in a package is in the wheel, except READMEs and notes."""
     files = [path for top in TOP for path in (ROOT / top).rglob("*") if path.is_file()]
-    wanted = {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts}
+    wanted = {str(path.relative_to(ROOT)) for path in files if LEFT_OUT.isdisjoint(path.parts)}
     wanted = {name for name in wanted if not name.endswith(("README.md", "NOTES.md"))}
     assert wanted <= set(wheel.namelist())
     assert any(name.endswith(".sql") for name in wanted)
