@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import cycle
 from typing import Any
 from uuid import UUID
 
@@ -25,9 +26,9 @@ from bench.http import Http
 from bench.load import Window
 from bench.parley import ParleyDialect
 from bench.session import Session
-from bench.talking import anew, attend, resume
+from bench.talking import anew, attend, received, resume
 from bench.target import TargetError
-from protocol.commands import Command, FetchMessages, JoinChatroom, MessageRead, TypingStart
+from protocol.commands import Command, FetchMessages, JoinChatroom, MessageRead, Ping, TypingStart
 
 PEOPLE = 10
 """Members of a chatroom."""
@@ -42,6 +43,7 @@ RATES = {
     "return": 0.5,
     "upload": 0.1,
     "download": 0.4,
+    "ping": 40.0,
 }
 """How often a second a thousand sessions do each."""
 PAGE = 50
@@ -98,6 +100,8 @@ class People:
         self._away = away
         self._senders: dict[str, Send] = {}
         self._files = Files(generator)
+        self._turns = cycle(list(generator.sessions))
+        self._gone: set[int] = set()
         idle = [number for number in generator.sessions if number % PEOPLE >= ACTIVE]
         random.shuffle(idle)
         self._idle: asyncio.Queue[int] = asyncio.Queue()  # who was cut last is the last to be cut again
@@ -115,6 +119,7 @@ class People:
             "return": self.leave,
             "upload": self.upload,
             "download": self.download,
+            "ping": self.ping,
         }
         return (Errand(kind, rate * thousands, work[kind]) for kind, rate in RATES.items())
 
@@ -167,26 +172,45 @@ class People:
 
     # --- who only hears ----------------------------------------------------------------------
 
+    def ping(self, id: int, due: int) -> None:
+        """The next one who is there says how much has come, so that the server may forget that."""
+        number = next(number for number in self._turns if number not in self._gone)
+        session = self._generator.sessions[number]
+        session.kept["pinging"] = id
+        self._errands.expect(id, lambda _data: _ponged(session))
+        self._ask(session, id, "ping", Ping(received=received(session)))
+
+    async def _go(self) -> int:
+        """Who was there for the longest time does not do anything any more."""
+        number = await self._idle.get()
+        self._gone.add(number)
+        while "pinging" in self._generator.sessions[number].kept:
+            await asyncio.sleep(0.01)
+        return number
+
+    def _back(self, number: int, session: Session) -> None:
+        self._generator.sessions[number] = session
+        self._gone.discard(number)
+        self._idle.put_nowait(number)
+
     async def reconnect(self, id: int, due: int) -> None:
         """The network goes; timed is the way back."""
-        number = await self._idle.get()
+        number = await self._go()
         former = self._generator.sessions[number]
         former.close()
         await asyncio.sleep(CUT_SECONDS)
         self._errands.rest(id)
-        self._generator.sessions[number] = await resume(self._generator, former)
-        self._idle.put_nowait(number)
+        self._back(number, await resume(self._generator, former))
 
     async def leave(self, id: int, due: int) -> None:
         """Goes, long enough to be offline, and opens a new session; timed is the opening."""
-        number = await self._idle.get()
+        number = await self._go()
         former = self._generator.sessions[number]
         former.say_goodbye()
         await asyncio.sleep(self._away)
         former.close()
         self._errands.rest(id)
-        self._generator.sessions[number] = await anew(self._generator, former)
-        self._idle.put_nowait(number)
+        self._back(number, await anew(self._generator, former))
         if wrong := sum(check.repeated + check.reordered + len(check.missing) for check in former.checks.values()):
             raise TargetError(f"{wrong} events were lost, repeated or reordered before")
 
@@ -246,6 +270,10 @@ class Files:
 def _check(status: int, wanted: int) -> None:
     if status != wanted:
         raise TargetError(f"answered with {status}")
+
+
+def _ponged(session: Session) -> None:
+    session.kept.pop("pinging", None)
 
 
 def _room(session: Session) -> UUID:

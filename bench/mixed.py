@@ -13,6 +13,7 @@ from bench.errands import MESSAGE
 from bench.results import Figure, Point, Run
 from bench.stage import Stage, timed
 from bench.talking import talk
+from bench.target import TargetError
 
 AWAY = 12.0
 """Seconds for which one is away who leaves: longer than the grace after which a user is offline."""
@@ -38,7 +39,9 @@ class Mixed:
         self._seconds = seconds
 
     async def prepare(self, stage: Stage) -> None:
-        """All are there, and some have their chatroom open."""
+        """All are there, and some have their chatroom open. Raises TargetError."""
+        if self._connections < PEOPLE * stage.crew.size:
+            raise TargetError(f"A process needs {PEOPLE} connections or more.")
         await stage.crew.all(talk)
         everyone = range(self._connections)
         seats = await stage.seat(self._connections, [everyone[at : at + PEOPLE] for at in everyone[::PEOPLE]])

@@ -26,7 +26,7 @@ class Talking(ParleyDialect):
         """Answers, and what is heard of others in an open chatroom."""
         kept = session.kept
         kept["others"] = kept.get("others", 0) + (frame.event not in UNCOUNTED_EVENTS)
-        if frame.event == "ack":
+        if frame.event == "ack" or (frame.event == "pong" and frame.id is not None):
             kept["errands"].answered(int(frame.id), frame.data)
         elif frame.event == "error" and frame.id is not None:
             kept["errands"].refused(int(frame.id), frame.data["code"])
@@ -65,6 +65,11 @@ def _resume(session: Talk) -> Resume:
     )
 
 
+def received(session: Session) -> int:
+    """How many frames have come that count for a resume."""
+    return int(session.kept.get("others", 0)) + session.delivered
+
+
 async def talk(generator: Generator) -> None:
     """Sessions of this process that are opened from now on decode their answers."""
     assert isinstance(generator.dialect, ParleyDialect)
@@ -84,7 +89,7 @@ async def resume(generator: Generator, former: Session) -> Session:
     dialect = Resuming(*generator.dialect.made_of)
     session = Session(Reading(dialect, generator.load), former.credential, read_fully=former.read_fully)
     session.timed = former.timed
-    session.kept = {**former.kept, "others": former.kept.get("others", 0) + former.delivered, "checks": former.checks}
+    session.kept = {**former.kept, "others": received(former), "checks": former.checks}
     return await _connected(generator, session)
 
 

@@ -19,7 +19,7 @@ from bench.results import Run
 from bench.scenarios import Scenario
 from bench.stage import Stage
 from bench.talking import attend, talk
-from bench.target import Target
+from bench.target import Target, TargetError
 from tests.bench.running import Running, prepared
 
 # --- one process ---------------------------------------------------------------------------------
@@ -155,6 +155,12 @@ def test_a_page_with_other_messages_is_wrong() -> None:
     assert wrong(pages, 30, list(range(29, 9, -1))) is None
     for seqs in (right[:-1], right[1:], [*right[:9], *right[10:]], right[::-1], []):
         assert wrong(pages, 500, seqs) == "a page has other messages than it should"
+
+
+def test_too_few_for_a_day_are_refused(bench: asyncio.Runner, stage: Stage) -> None:
+    """Each process has a chatroom's members at least, or nobody would be there to write."""
+    with pytest.raises(TargetError, match="10 connections or more"):
+        bench.run(prepared(Mixed(19, rate=None, seconds=0.1), stage))
 
 
 def test_a_mixed_day_is_clean(bench: asyncio.Runner, stage: Stage) -> None:
