@@ -54,7 +54,12 @@ modules:
     max_users: 100000
     max_users_presence: 1
     max_user_conferences: 1000
-    default_room_options: {{mam: true, persistent: true, allow_subscription: false, presence_broadcast: []}}
+    default_room_options:
+      max_users: 100000
+      mam: true
+      persistent: true
+      allow_subscription: false
+      presence_broadcast: []
   mod_mam: {{db_type: sql, default: always}}
 """
 """No shapers, no history in memory, no presence of others: what costs, and what a message does not need, is off."""
