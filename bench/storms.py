@@ -6,6 +6,7 @@ Somebody who was not cut pings meanwhile.
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import random
 from collections import Counter
@@ -43,6 +44,11 @@ BACKOFF = 1.0
 """Seconds, at most, after which one comes again that was not told when."""
 SETTLE_SECONDS = 120.0
 """How long it may take until all are back."""
+LATE_US = 20_000
+"""Microseconds by which the generator's timers may be late (p99): what is timed here are seconds.
+
+A session that decodes a hundred messages keeps the others waiting for two milliseconds.
+"""
 LAG = "parley_loop_lag_seconds"
 
 
@@ -151,6 +157,7 @@ async def come_back(generator: Generator, window: float, prober: str, heads: Map
     way = _Way(generator, Reading(dialect, generator.load), heads, returns, began)
     async with _probing(generator, prober) as waited:
         former = generator.sessions
+        gc.disable()
         try:
             async with asyncio.timeout(SETTLE_SECONDS), asyncio.TaskGroup() as group:
                 tasks = {
@@ -159,6 +166,8 @@ async def come_back(generator: Generator, window: float, prober: str, heads: Map
                 }
         except TimeoutError as error:
             raise TargetError(f"{len(former) - sum(returns.verdicts.values())} sessions did not come back") from error
+        finally:
+            gc.enable()
         generator.sessions = {number: task.result() for number, task in tasks.items()}
     returns.us, returns.waited, returns.sample = now_us() - began, dict(waited), sampler.take(generator.load)
     watch.close()
@@ -309,7 +318,7 @@ def stormed(returns: Sequence[Returns], sessions: int, figures: dict[str, Figure
         title="coming back",
         verdict=Verdict(
             clean,
-            reasons(shares, lags),
+            reasons(shares, lags, LATE_US),
             **wrong,
             failures={**failures, **_told(verdicts, refused)},
             counts=resumed | counts,

@@ -23,11 +23,11 @@ def percentile(counts: Mapping[Number, int], share: float) -> Number | None:
     return None
 
 
-def reasons(shares: Sequence[float], lags: Sequence[Mapping[int, int]]) -> list[str] | None:
+def reasons(shares: Sequence[float], lags: Sequence[Mapping[int, int]], late_us: int = LATE_US) -> list[str] | None:
     """Why a run with such generator processes is void; None if it is not."""
     found = [f"generator {index} used {share:.0%} of its core" for index, share in enumerate(shares) if share > FULL]
     for index, lag in enumerate(lags):
         late = percentile(lag, 0.99)
-        if late is not None and late > LATE_US:
+        if late is not None and late > late_us:
             found.append(f"generator {index} was {late / 1000:.1f} ms late (p99)")
     return found or None

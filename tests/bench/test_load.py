@@ -234,6 +234,7 @@ def test_a_busy_generator_voids_the_run() -> None:
     assert reasons([0.1, 0.7], [{1000: 99, 5000: 1}, {}]) is None
     assert reasons([0.1, 0.71], [{}, {}]) == ["generator 1 used 71% of its core"]
     assert reasons([0.1, 0.1], [{1000: 98, 5000: 2}, {}]) == ["generator 0 was 5.0 ms late (p99)"]
+    assert reasons([0.1, 0.1], [{1000: 98, 5000: 2}, {}], late_us=5000) is None
 
 
 def test_the_mean_batch_is_that_of_the_load() -> None:
