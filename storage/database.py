@@ -139,6 +139,11 @@ class Database:
         self._standing.append(Standing(self._opener))
         return self._standing[-1]
 
+    async def renew(self, standing: Standing) -> bool:
+        """Opens the connection before use, unless it is open; whether it had to. Raises what `acquire` raises."""
+        with _failures(standing):
+            return await standing.renew()
+
     async def read(self, standing: Standing, query: str, *args: Any) -> list[Any]:
         """Runs a query. Raises what `acquire` raises."""
         with _failures(standing):

@@ -73,9 +73,7 @@ class Known:
     def learn(self, rows: list[Any]) -> None:
         """Takes rows of READ, which are as new as can be."""
         if self._roles + len(rows) > ROLES:
-            self.rooms.clear()
-            self.users.clear()
-            self._roles = 0
+            self.clear()
         for row in rows:
             room = self.rooms.get(row["id"])
             if room is None or room.version != row["version"]:
@@ -92,6 +90,12 @@ class Known:
         if room is None or user is None or role is None:
             return None
         return Facts(room.row, user.user, role, None, None, True, {}, 0, _LONG_AGO)
+
+    def clear(self) -> None:
+        """Forgets all. Versions of what may be another server by now, such as a restored one, say nothing."""
+        self.rooms.clear()
+        self.users.clear()
+        self._roles = 0
 
     def forget(self, chatroom_id: UUID) -> None:
         """A chatroom has changed."""

@@ -37,9 +37,9 @@ WITH head AS (
     INSERT INTO messages (chatroom_id, seq, id, sender_id, client_id, message_type, reply_to,
                           key_version, nonce, sealed, created_at)
     SELECT ($1)[n.place], n.seq, n.id, n.sender_id, n.client_id, n.message_type, n.reply_to,
-           n.key_version, n.nonce, n.sealed, n.created_at
+           n.key_version, n.nonce, n.sealed, to_timestamp(n.created_at)
     FROM unnest($9::int[], $10::bigint[], $11::uuid[], $12::uuid[], $13::text[], $14::text[], $15::uuid[],
-                $16::int[], $17::bytea[], $18::bytea[], $19::timestamptz[])
+                $16::int[], $17::bytea[], $18::bytea[], $19::float8[])
          AS n(place, seq, id, sender_id, client_id, message_type, reply_to, key_version, nonce, sealed, created_at)
     WHERE n.place = ANY (ARRAY(SELECT place FROM head))
     RETURNING chatroom_id, seq, id, created_at
@@ -61,6 +61,8 @@ async def fly_quickly(
     not known, and whatever the database refuses; then nothing is written.
     """
     losses = database.losses
+    if await database.renew(standing):
+        known.clear()
     if missing := known.missing(sends):
         known.learn(await database.read(standing, READ, *map(list, zip(*missing, strict=True))))
     outcomes = _decide(known, sends)
@@ -133,7 +135,7 @@ class _Flight:
             [message.key_version for message in messages],
             [message.nonce for message in messages],
             [message.sealed for message in messages],
-            [message.created_at for message in messages],
+            [message.created_at.timestamp() for message in messages],  # a quarter of what the driver takes for a time
         )
 
     def land(self, written: list[Any]) -> None:

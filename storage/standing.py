@@ -39,11 +39,17 @@ class Standing:
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._statements: dict[str, Statement] = {}
 
+    async def renew(self) -> bool:
+        """Opens the connection, unless it is open; whether it had to."""
+        if self._connection is not None and not self._connection.is_closed():
+            return False
+        self._statements.clear()
+        self._connection = await self._opener(SETTINGS)
+        return True
+
     async def prepared(self, query: str) -> Statement:
-        """The statement; it is sent ahead once for each connection."""
-        if self._connection is None or self._connection.is_closed():
-            self._statements.clear()
-            self._connection = await self._opener(SETTINGS)
+        """The statement, on a connection that is open; it is sent ahead once for each connection."""
+        assert self._connection is not None
         statement = self._statements.get(query)
         if statement is None:
             statement = self._statements[query] = await self._connection.prepare(query)

@@ -108,15 +108,16 @@ class Sending(Struct, frozen=True):
     @property
     def file_ids(self) -> Sequence[UUID]:
         """The files that stand in it."""
-        return [file.id for file in self.files]
+        return [file.id for file in self.files] if self.files else ()
 
     def decide(self, facts: Facts) -> Decision:
         """The rules first; then the message of an earlier try, or a new one."""
         if facts.duplicate is None:
             check_may_send(facts, self.command.content)
-            check_files(facts, self.file_ids)
-            assert facts.room is not None
-            check_sealed(facts.room, zip(self.files, self.command.attachments, strict=True))
+            if self.files:
+                check_files(facts, self.file_ids)
+                assert facts.room is not None
+                check_sealed(facts.room, zip(self.files, self.command.attachments, strict=True))
             return self._write(facts)
         if facts.role is None or facts.sender is None:
             raise ChatError("CHATROOM_NOT_FOUND")
@@ -124,7 +125,7 @@ class Sending(Struct, frozen=True):
         return Decision(MessageSent(message=first, client_id=self.client_id, duplicate=True))
 
     def _write(self, facts: Facts) -> Decision:
-        attachments = self._attachments(facts)
+        attachments = self._attachments(facts) if self.files else ()
         stored = self._seal(facts, attachments)
         assert facts.sender is not None
         message = Message(

@@ -271,6 +271,10 @@ class _AnswerLost:
         self._database = database
         self.lose = True
 
+    async def renew(self, standing: Standing) -> bool:
+        """The connection is there."""
+        return await self._database.renew(standing)
+
     async def read(self, standing: Standing, query: str, *args: Any) -> list[Any]:
         """Reads are answered."""
         return await self._database.read(standing, query, *args)

@@ -184,11 +184,16 @@ class TestTheWayItself:
         assert await outcomes([book.send()]) == [head + 1]
 
     async def test_connection_lost_between_flights(self, book: Book) -> None:
-        """A connection that broke while nobody used it is opened again; at worst one flight is to be tried again."""
+        """A connection that broke while nobody used it is opened again, at worst after one flight is to be tried again.
+
+        What was remembered of the server behind it is not trusted with the one that answers now, which may have been
+        restored from a copy.
+        """
         await _warm(book)
+        await book.execute(f"DELETE FROM members WHERE user_id = '{book.people[0]}'")
         await book.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE datname = current_database() AND state = 'idle'"
         )
-        found = [*await outcomes([book.send()]), *await outcomes([book.send()])]
-        assert found in ([3, 4], ["SERVICE_UNAVAILABLE", 3])
+        found = [*await outcomes([book.send(person=1)]), *await outcomes([book.send(person=1), book.send()])]
+        assert found in ([3, 4, "CHATROOM_NOT_FOUND"], ["SERVICE_UNAVAILABLE", 3, "CHATROOM_NOT_FOUND"])
