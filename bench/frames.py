@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import NamedTuple
 from uuid import UUID
 
@@ -42,8 +43,12 @@ class Layout(NamedTuple):
 
     def stamps(self, data: bytes) -> Iterator[int]:
         """When the messages in these events should have gone."""
-        pattern = rb"%s.*?%s(\d{%d})" % (re.escape(self.event), re.escape(self.content), STAMP_WIDTH)
-        return map(int, re.findall(pattern, data, re.DOTALL))
+        return map(int, _stamps(self.event, self.content).findall(data))
+
+
+@cache
+def _stamps(event: bytes, content: bytes) -> re.Pattern[bytes]:
+    return re.compile(rb"%s.*?%s(\d{%d})" % (re.escape(event), re.escape(content), STAMP_WIDTH), re.DOTALL)
 
 
 def _json_tail(data: bytes, end: int) -> tuple[bytes, int]:

@@ -38,6 +38,9 @@ class Window(NamedTuple):
 class Load:
     """Counts what was sent and what came. Subclasses say when the next message goes, and what else is waited for."""
 
+    listens = False
+    """Whether `heard` has to be told of every read."""
+
     def __init__(self, send: Send, first: int, window: Window, clock: Callable[[], int] = now_us) -> None:
         self._send = send
         self._next = first
@@ -181,24 +184,26 @@ class Lowest:
     """How far the slowest of some receivers is, of one chatroom's events."""
 
     def __init__(self, heads: Iterable[int]) -> None:
-        self._receivers = Counter(heads)  # how many receivers have got just so far
+        self._receivers = dict(Counter(heads))  # how many receivers have got just so far
         self.seq = min(self._receivers, default=sys.maxsize)
 
     def moved(self, before: int, last: int) -> bool:
         """A receiver has moved on; whether it was the slowest, and no other waits where it was."""
         receivers = self._receivers
-        receivers[before] -= 1
-        receivers[last] += 1
-        if receivers[before] or before != self.seq:
+        left = receivers[before] = receivers[before] - 1
+        receivers[last] = receivers.get(last, 0) + 1
+        if left or before != self.seq:
             return False
-        while not receivers[self.seq]:
-            del receivers[self.seq]
+        while not receivers.get(self.seq):
+            receivers.pop(self.seq, None)
             self.seq += 1
         return True
 
 
 class UntilHeard(Closed):
     """A message is in flight until it is acked and every receiver of the one chatroom has it."""
+
+    listens = True
 
     def __init__(
         self,
@@ -225,6 +230,8 @@ class UntilHeard(Closed):
 
 class Listening(Load):
     """Sends nothing, and tells how far the slowest of its receivers is."""
+
+    listens = True
 
     def __init__(self, window: Window, heads: Iterable[int], tell: Callable[[int], None]) -> None:
         super().__init__(lambda _number, _stamp: None, 0, window)

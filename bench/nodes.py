@@ -129,6 +129,8 @@ def _ratio(run: Run, to: Run, name: str) -> Figure:
 class Arrivals(Load):
     """When one session had each event, and each of its messages the ack, in microseconds."""
 
+    listens = True
+
     def __init__(self) -> None:
         super().__init__(lambda _number, _stamp: None, 0, Window(0, 0))
         self.events: dict[int, int] = {}
