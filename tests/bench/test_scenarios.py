@@ -305,7 +305,9 @@ def short_path() -> Iterator[Path]:
 def test_an_interrupted_run_stops_what_it_started(short_path: Path) -> None:
     """Ctrl-C at the first moment at which something could be left: server, database and data are gone afterwards."""
     env = {**os.environ, "TMPDIR": str(short_path)}
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may not hear it
     with subprocess.Popen([sys.executable, "-m", "bench", "fanout"], env=env, stderr=subprocess.DEVNULL) as run:
+        signal.signal(signal.SIGINT, before)
         deadline = time.monotonic() + 60
         while not (running := [pid for data in short_path.iterdir() if (pid := postmaster_of(data))]):
             assert time.monotonic() < deadline

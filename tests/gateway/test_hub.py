@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from gateway.hub import HELD_EVENTS
-from gateway.outboxes import CROWD, SLICE
+from gateway.outboxes import SLICE
 from protocol.errors import CloseCode
 from protocol.events import TypingIndicator
 from storage.events import CommittedEvent
@@ -289,25 +289,25 @@ async def test_one_encoding_for_all(world: World) -> None:
 
 async def test_a_large_room_is_written_in_slices(world: World) -> None:
     """Of a large chatroom so many sockets are written in a turn of the loop; what comes meanwhile goes in one write."""
-    links = [world.member(0, f"u{n}")[1] for n in range(CROWD + 1)]
+    links = [world.member(0, f"u{n}")[1] for n in range(SLICE + 1)]
     session, alone = world.session("alone")
     world.hub.hold(session, OTHER)
     world.hub.release(session, OTHER, 0)
     world.deliver(1)
     world.flush()
-    assert [len(link.written) for link in links] == [1] * SLICE + [0] * (CROWD + 1 - SLICE)
+    assert [len(link.written) for link in links] == [1] * SLICE + [0]
     world.deliver(2)
     world.hub.deliver([CommittedEvent(OTHER, 1, "member_updated", event(1).data)])
     world.flush()
     assert seqs(alone) == [1]
     assert seqs(links[SLICE]) == [1, 2]
     await all_have(links, [1, 2])
-    assert [len(link.written) for link in links] == [2] * SLICE + [1] * (CROWD + 1 - SLICE)
+    assert [len(link.written) for link in links] == [2] * SLICE + [1]
 
 
 async def test_a_sweep_waits_for_a_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """While something is being committed that may go along, a large chatroom is not written yet; but not for long."""
-    members = [world.member(0, f"u{n}") for n in range(CROWD + 1)]
+    members = [world.member(0, f"u{n}") for n in range(SLICE + 1)]
     links = [link for _, link in members]
     committing = True
     world.hub.outboxes.more_to_come = lambda: committing
@@ -338,7 +338,7 @@ async def test_a_sweep_waits_for_a_commit(world: World, monkeypatch: pytest.Monk
 
 async def test_waiting_for_ones_turn_is_not_being_slow(world: World) -> None:
     """A socket that takes what it is given is written before its turn once much waits; its session never lags."""
-    links = [world.member(0, f"u{n}")[1] for n in range(CROWD + 1)]
+    links = [world.member(0, f"u{n}")[1] for n in range(SLICE + 1)]
     for seq in range(1, 40):
         world.deliver(seq)
     await all_have(links, list(range(1, 40)))
