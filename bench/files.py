@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from bench.cores import generators_core
 from bench.display import Display
 from bench.http import Answer, Http
 from bench.load import Buckets
@@ -113,22 +114,26 @@ async def files(options: FileOptions, display: Display) -> list[Run]:
     async with staged(server, 1, display) as stage:
         seats = await stage.seat(2, [[0, 1]])
         await stage.open(seats.credentials, 2)
-        them = Files(stage, server.rest.url, seats.credentials[0])
-        http = await them.open()
-        small = await them.upload(http, SMALL)
-        await them.download(http, small, SMALL)  # what is loaded once is there from now on
-        memory = await _memory(them, http, options.size * MB)
-        large = await them.upload(http, LARGE)
-        await them.download(http, large, LARGE)  # in the page cache from now on
-        runs = [
-            await _speed(them, "download", lambda http: them.download(http, large, LARGE), options.duration),
-            await _speed(them, "upload", lambda http: them.upload(http, LARGE), options.duration),
-            await _first_byte(them, http, small, options.duration),
-            *await _beside_chat(them, seats.rooms[0], large, options),
-            *memory,
-        ]
-        http.close()
-        return runs
+        with generators_core():  # transfers are this process's own
+            return await _transfers(Files(stage, server.rest.url, seats.credentials[0]), seats.rooms[0], options)
+
+
+async def _transfers(them: Files, room: str, options: FileOptions) -> list[Run]:
+    http = await them.open()
+    small = await them.upload(http, SMALL)
+    await them.download(http, small, SMALL)  # what is loaded once is there from now on
+    memory = await _memory(them, http, options.size * MB)
+    large = await them.upload(http, LARGE)
+    await them.download(http, large, LARGE)  # in the page cache from now on
+    runs = [
+        await _speed(them, "download", lambda http: them.download(http, large, LARGE), options.duration),
+        await _speed(them, "upload", lambda http: them.upload(http, LARGE), options.duration),
+        await _first_byte(them, http, small, options.duration),
+        *await _beside_chat(them, room, large, options),
+        *memory,
+    ]
+    http.close()
+    return runs
 
 
 def _run(them: Files, title: str, figures: dict[str, Figure], own_cpu: float = 0.0) -> Run:

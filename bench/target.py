@@ -12,11 +12,12 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench import usage
+from bench.cores import servers_core
 from bench.usage import Memory, Usage
 
 START_SECONDS = 60.0
@@ -84,35 +85,21 @@ def postmaster_of(data: Path) -> int | None:
 async def target(url: str | None, *, apart: bool, workers: int = 1) -> AsyncIterator[Target]:
     """The server at `url`, or one of our own with so many workers, that is stopped at the end, its data removed.
 
-    With `apart` our own server and its PostgreSQL have the first core and we the last, where there are two.
-    Raises TargetError.
+    With `apart` our own server and its PostgreSQL have the core of servers (`bench.cores`). Raises TargetError.
     """
     if url is not None:
         yield Target(url.rstrip("/"))
         return
-    cores = _cores()
     data = Path(tempfile.mkdtemp(prefix="parley-bench-"))
     process = None
     try:
-        _stay_on(cores[:1] if apart else cores)
-        process = _launch(data, workers)
-        _stay_on(cores[-1:] if apart else cores)
+        with servers_core() if apart else nullcontext():
+            process = _launch(data, workers)
         yield Target(await _listening(process, data), process.pid, data)
     finally:
-        _stay_on(cores)
         if process is not None:
             _stop(process, data)
         shutil.rmtree(data, ignore_errors=True)
-
-
-def _cores() -> list[int]:
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-
-
-def _stay_on(cores: list[int]) -> None:
-    """Pins this process, and what it starts from now on. Without a choice nothing is pinned."""
-    if cores:
-        os.sched_setaffinity(0, cores)
 
 
 def _launch(data: Path, workers: int) -> subprocess.Popen[bytes]:

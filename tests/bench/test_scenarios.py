@@ -19,6 +19,7 @@ from click.testing import CliRunner
 
 from bench.cli import main
 from bench.clock import now_us
+from bench.cores import cores, generators_core
 from bench.dialect import Scan
 from bench.display import Display
 from bench.generator import Generator, Plan
@@ -29,7 +30,7 @@ from bench.scenarios import Fanout, Idle, Rooms, Sizes, clear_and_sealed, failed
 from bench.series import verdict
 from bench.stage import Stage, crewed
 from bench.storms import Storm, quantile_ms
-from bench.target import Target, TargetError, postmaster_of
+from bench.target import Target, TargetError, postmaster_of, target
 from tests.bench.running import Running, prepared
 
 SECONDS = 0.3
@@ -300,6 +301,28 @@ def short_path() -> Iterator[Path]:
     """A directory whose path leaves room for a socket's; one that is too long would put the socket elsewhere."""
     with tempfile.TemporaryDirectory(prefix="parley-") as directory:
         yield Path(directory)
+
+
+@pytest.mark.skipif(len(cores()) < 2, reason="needs two cores")
+def test_servers_and_generators_have_cores_of_their_own(bench: asyncio.Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server runs on the first core, also one that starts while another one runs; generators have the others."""
+    first, *others = cores()
+    started: list[list[int]] = []
+
+    def launch(data: Path, workers: int) -> subprocess.Popen[bytes]:
+        started.append(cores())
+        (data / "parley.log").write_text("HTTP  http://127.0.0.1:1")
+        return subprocess.Popen(["sleep", "60"])
+
+    async def two() -> None:
+        async with target(None, apart=True), target(None, apart=True):
+            with generators_core():
+                assert cores() == others
+
+    monkeypatch.setattr("bench.target._launch", launch)
+    bench.run(two())
+    assert started == [[first], [first]]
+    assert cores() == [first, *others]
 
 
 def test_an_interrupted_run_stops_what_it_started(short_path: Path) -> None:
