@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
+from uuid import uuid4
 
 from bench.dialect import Dialect
 from bench.usage import Memory, Usage
@@ -14,6 +15,16 @@ class Seats(NamedTuple):
 
     credentials: list[str]
     rooms: list[str]
+
+    @classmethod
+    def by_name(cls, accounts: int, rooms: Sequence[Sequence[int]]) -> Seats:
+        """Where nothing has to be made beforehand: a credential is a name with the chatrooms that it is in."""
+        ids = [str(uuid4()) for _ in rooms]
+        mine: list[list[str]] = [[] for _ in range(accounts)]
+        for id, members in zip(ids, rooms, strict=True):
+            for member in members:
+                mine[member].append(id)
+        return cls([f"bench-{number:08}~{','.join(listed)}" for number, listed in enumerate(mine)], ids)
 
 
 class Deployment(Protocol):

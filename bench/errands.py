@@ -8,8 +8,8 @@ import random
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, NamedTuple
 
-from bench.clock import Alarm, now_us
-from bench.load import Buckets, Load, Window
+from bench.clock import now_us
+from bench.load import Buckets, Scheduled, Window
 from bench.target import TargetError
 
 MESSAGE = "message"
@@ -31,7 +31,7 @@ class Errand(NamedTuple):
     begin: Callable[[int, int], Awaitable[None] | None]
 
 
-class Errands(Load):
+class Errands(Scheduled):
     """Begins errands when they are due. `waits` has how long each kind took, from when it was due to its end."""
 
     def __init__(self, window: Window, start: int, first: int, clock: Callable[[], int] = now_us) -> None:
@@ -41,25 +41,12 @@ class Errands(Load):
         self._checks: dict[int, Check] = {}
         self._due: list[tuple[float, int, Errand]] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._alarm: Alarm | None = None
 
     def plan(self, errands: Iterable[Errand]) -> None:
         """What to do. Each kind begins somewhere in its first interval, so that kinds do not march in step."""
         for index, errand in enumerate(errands):
             if errand.rate > 0:
                 heapq.heappush(self._due, (self._start + random.random() * 1e6 / errand.rate, index, errand))
-
-    def start(self) -> None:
-        """Sets the alarm for the first."""
-        self._alarm = Alarm(self.go)
-        self.go()
-
-    def stop(self) -> None:
-        """What is due before the end has begun: the schedule never loses an errand."""
-        if self._alarm is not None:
-            self.go()
-            self._alarm.close()
-            self._alarm = None
 
     def go(self) -> None:
         """Everything that is due by now."""

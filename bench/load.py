@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -96,7 +97,31 @@ class Load:
         self._send(number, due)
 
 
-class Paced(Load):
+class Scheduled(Load, ABC):
+    """What is sent goes at moments that are set before, by an alarm."""
+
+    def __init__(self, send: Send, first: int, window: Window, clock: Callable[[], int] = now_us) -> None:
+        super().__init__(send, first, window, clock)
+        self._alarm: Alarm | None = None
+
+    def start(self) -> None:
+        """Sets the alarm for the first."""
+        self._alarm = Alarm(self.go)
+        self.go()
+
+    def stop(self) -> None:
+        """What is due before the end has gone: the schedule never loses anything."""
+        if self._alarm is not None:
+            self.go()
+            self._alarm.close()
+            self._alarm = None
+
+    @abstractmethod
+    def go(self) -> None:
+        """Everything that is due by now; then it sets the alarm for the next."""
+
+
+class Paced(Scheduled):
     """An open loop: messages go when they are due, whatever became of those before. Latency runs from that moment.
 
     Of `rate` messages a second this is the part that begins `offset` messages late and has each `step`-th.
@@ -116,19 +141,6 @@ class Paced(Load):
         super().__init__(send, first, window, clock)
         self._interval = step * 1e6 / rate
         self._begin = start + offset * 1e6 / rate
-        self._alarm: Alarm | None = None
-
-    def start(self) -> None:
-        """Sets the alarm for the first."""
-        self._alarm = Alarm(self.go)
-        self.go()
-
-    def stop(self) -> None:
-        """What is due before the end has gone: the schedule never loses a message."""
-        if self._alarm is not None:
-            self.go()
-            self._alarm.close()
-            self._alarm = None
 
     def go(self) -> None:
         """Everything that is due by now."""

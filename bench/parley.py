@@ -20,7 +20,7 @@ from bench.rest import Account, Rest
 from bench.target import SETTINGS, Target, TargetError, target
 from bench.usage import Memory, Usage
 from protocol.codec import CODECS, ClientFrame
-from protocol.commands import Goodbye, Ping
+from protocol.commands import Goodbye, Ping, Resume
 
 TRANSPORTS = ("ws", "ws-msgpack", "ws-noise", "tcp", "tcp-noise")
 SIGNED_UP = 50
@@ -61,6 +61,17 @@ class ParleyDialect:
 
     def _upgrade(self, query: str, subprotocol: str) -> WebSocketLine:
         return WebSocketLine(self.host, self.port, f"{self.path}/ws{query}", subprotocol)
+
+    def line_without_token(self) -> Line:
+        """A WebSocket, for sessions that resume."""
+        return self._upgrade("", f"parley.v1.{self.codec.name}")
+
+    def resume(self, session: Talk, received: int) -> bytes:
+        """The command of a session that keeps what `ready` has told it."""
+        id, token = UUID(session.kept["id"]), session.kept["resume_token"]
+        return self.command(
+            "resume", Resume(session_id=id, resume_token=token, received=received, token=session.credential)
+        )
 
     def sender(self, room: str) -> Send:
         """Prebuilt `send_message` frames."""

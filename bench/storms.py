@@ -20,7 +20,6 @@ from uuid import UUID
 from bench.clock import now_us
 from bench.dialect import STAMP_WIDTH, TEXT, Line, Span, Talk
 from bench.generator import Generator, LagWatch, Sample, Sampler
-from bench.lines import WebSocketLine
 from bench.load import Buckets
 from bench.parley import ParleyDeployment, ParleyDialect
 from bench.rest import Account
@@ -30,7 +29,7 @@ from bench.session import Reading, Session
 from bench.stage import Stage
 from bench.target import TargetError
 from bench.validity import percentile, reasons
-from protocol.commands import Ping, Resume
+from protocol.commands import Ping
 
 TRANSPORTS = ("ws", "ws-msgpack")
 """Those whose sessions come back here."""
@@ -57,12 +56,12 @@ class Returning(ParleyDialect):
 
     def line(self, credential: str) -> Line:
         """A WebSocket without a token."""
-        return WebSocketLine(self.host, self.port, f"{self.path}/ws", f"parley.v1.{self.codec.name}")
+        return self.line_without_token()
 
     def told(self, session: Talk, frame: Any) -> None:
         """`hello` is answered, and what follows is a verdict or an error."""
         if frame.event == "hello":
-            session.send(self.command("resume", _resume(session)))
+            session.send(self.resume(session, session.kept["received"]))
         elif frame.event == "resumed":
             session.kept["verdict"] = "resumed"
             session.ready(session.kept["heads"])
@@ -73,16 +72,6 @@ class Returning(ParleyDialect):
             session.failed(frame.data["code"])
         else:
             super().told(session, frame)
-
-
-def _resume(session: Talk) -> Resume:
-    kept = session.kept
-    return Resume(
-        session_id=UUID(kept["id"]),
-        resume_token=kept["resume_token"],
-        received=kept["received"],
-        token=session.credential,
-    )
 
 
 class Probing(ParleyDialect):

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import UUID
 
 from bench.dialect import Line, Talk
 from bench.errands import Errands
 from bench.generator import Generator
-from bench.lines import WebSocketLine
 from bench.parley import ParleyDialect
 from bench.session import Reading, Session
-from protocol.commands import Resume
 from protocol.events import EPHEMERAL, UNCOUNTED_EVENTS
 
 
@@ -39,12 +36,12 @@ class Resuming(Talking):
 
     def line(self, credential: str) -> Line:
         """A WebSocket without a token."""
-        return WebSocketLine(self.host, self.port, f"{self.path}/ws", f"parley.v1.{self.codec.name}")
+        return self.line_without_token()
 
     def told(self, session: Talk, frame: Any) -> None:
         """`hello` is answered, and what was missed is checked against what came before."""
         if frame.event == "hello":
-            session.send(self.command("resume", _resume(session)))
+            session.send(self.resume(session, session.kept["others"]))
         elif frame.event == "resumed":
             assert isinstance(session, Session)
             session.ready({})
@@ -53,16 +50,6 @@ class Resuming(Talking):
             session.failed(f"not resumed: {frame.data['reason']}")
         else:
             super().told(session, frame)
-
-
-def _resume(session: Talk) -> Resume:
-    kept = session.kept
-    return Resume(
-        session_id=UUID(kept["id"]),
-        resume_token=kept["resume_token"],
-        received=kept["others"],
-        token=session.credential,
-    )
 
 
 def received(session: Session) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Mapping, Sequence
-from uuid import uuid4
 
 from bench import usage
 from bench.deployment import Seats
@@ -114,12 +113,7 @@ class Ejabberd:
 
     async def seat(self, accounts: int, rooms: Sequence[Sequence[int]]) -> Seats:
         """Any name may sign in, and the first to join a room makes it."""
-        ids = [str(uuid4()) for _ in rooms]
-        mine: list[list[str]] = [[] for _ in range(accounts)]
-        for id, members in zip(ids, rooms, strict=True):
-            for member in members:
-                mine[member].append(id)
-        return Seats([f"bench-{number:08}~{','.join(listed)}" for number, listed in enumerate(mine)], ids)
+        return Seats.by_name(accounts, rooms)
 
     def dialect(self) -> Dialect:
         """XMPP."""

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
-from uuid import uuid4
 
 from bench import usage
 from bench.deployment import Seats
@@ -86,12 +85,7 @@ class SmallServer:
 
     async def seat(self, accounts: int, rooms: Sequence[Sequence[int]]) -> Seats:
         """Nothing has to be made: a credential is a name with the chatrooms that it is in."""
-        ids = [str(uuid4()) for _ in rooms]
-        mine: list[list[str]] = [[] for _ in range(accounts)]
-        for id, members in zip(ids, rooms, strict=True):
-            for member in members:
-                mine[member].append(id)
-        return Seats([f"bench-{number:08}~{','.join(listed)}" for number, listed in enumerate(mine)], ids)
+        return Seats.by_name(accounts, rooms)
 
     def dialect(self) -> Dialect:
         """Parley's own, or Socket.IO's."""
