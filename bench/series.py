@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from bench.clock import until
 from bench.deployment import Deployment
@@ -87,7 +88,8 @@ class Series:
 def judged(series: Series, outcomes: Sequence[Outcome], batch: float | None) -> Run:
     """The figures of a load, and whether they count."""
     lags = [added(sample.lag for sample in found) for found in series.measured()]
-    everything = [*(sample for found in series.measured() for sample in found), *(outcome.last for outcome in outcomes)]
+    # The warm-up's sample may be late, and has then what counts already: times are those of the window alone.
+    everything = [*chain.from_iterable(series.samples), *(outcome.last for outcome in outcomes)]
     kinds = sorted({kind for outcome in outcomes for kind in outcome.waits})
     return Run(
         title="",

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from bench.clock import Alarm, now_us
-from bench.generator import Outcome, Sample
+from bench.display import Display
+from bench.generator import Outcome, Plan, Sample
 from bench.load import Buckets, Closed, Listening, Load, Lowest, Paced, UntilHeard, Window
 from bench.results import distributions, together
-from bench.series import verdict
+from bench.series import Series, judged, verdict
 from bench.stage import batch
 from bench.validity import percentile, reasons
 
@@ -235,6 +236,17 @@ def test_a_busy_generator_voids_the_run() -> None:
     assert reasons([0.1, 0.71], [{}, {}]) == ["generator 1 used 71% of its core"]
     assert reasons([0.1, 0.1], [{1000: 98, 5000: 2}, {}]) == ["generator 0 was 5.0 ms late (p99)"]
     assert reasons([0.1, 0.1], [{1000: 98, 5000: 2}, {}], late_us=5000) is None
+
+
+def test_what_counts_may_come_with_the_sample_of_the_warm_up() -> None:
+    """That sample is taken a little late, and has answers already to messages that were due in the window."""
+    series = Series(cast("Any", None), Display(), Plan(0, 0, 10, 10, writers=[]), processes=1)
+    series.usage = [None, None]
+    series.add(0, NOTHING._replace(at=2, ack={1: 1}, delivery={2: 3}, lag={5000: 1}))
+    series.add(0, NOTHING._replace(at=10, ack={4: 1}, delivery={5: 3}))
+    run = judged(series, [Outcome(NOTHING._replace(ack={6: 1}), 3, 0, 6, 0, 0, 0, 0)], None)
+    assert {kind: latency.count for kind, latency in run.latency.items()} == {"ack": 3, "delivery": 6}
+    assert run.verdict.void is None
 
 
 def test_the_mean_batch_is_that_of_the_load() -> None:
