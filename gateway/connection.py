@@ -85,8 +85,8 @@ class Connection:
 
     # --- what the pump calls -----------------------------------------------------------------
 
-    def begin(self, token: str | None) -> None:
-        """Says hello; a token that came with the request opens a session without waiting for a frame."""
+    def hello(self) -> bytes:
+        """What the client is told first."""
         config = self._door.config
         hello = Hello(
             server="parley",
@@ -95,7 +95,10 @@ class Connection:
             max_frame_bytes=config.limit_frame,
             resume_window=config.resume_window,
         )
-        self._link.write(self._wire.chunk("hello", hello).data)
+        return self._wire.chunk("hello", hello).data
+
+    def begin(self, token: str | None) -> None:
+        """A token that came with the request opens a session without waiting for a frame."""
         self._door.wheel.schedule(self, self._next_due(self._door.wheel.now()))
         if token:
             self._put(Request("authenticate", None, Authenticate(token=token)))

@@ -132,11 +132,15 @@ class Pump(asyncio.Protocol, ABC):
         self._admitted = self._door.admit_stranger(self._address)
         return self._admitted
 
-    def _begin(self, wire: Wire, *, token: str | None = None, peer_key: bytes | None = None) -> None:
-        """From now on there is a connection, with deadlines of its own."""
-        self._connection = Connection(self._door, self, wire, self._address, peer_key)
+    def _begin(
+        self, wire: Wire, answer: bytes = b"", *, token: str | None = None, peer_key: bytes | None = None
+    ) -> None:
+        """From now on there is a connection, with deadlines of its own. Its hello goes with the handshake's answer."""
+        connection = self._connection = Connection(self._door, self, wire, self._address, peer_key)
         self._live = True
-        self._connection.begin(token)
+        hello = connection.hello()
+        self._transport.write(answer + (hello if self._envelope is None else self._envelope.seal(hello)))
+        connection.begin(token)
 
     # --- what the hub and the connection use ---------------------------------------------------
 

@@ -106,9 +106,8 @@ class TcpPump(Pump):
 
     def _shake_hands(self, preface: Preface, message: bytes) -> None:
         accepted = accept(preface, self._static, message, frame, self._door.config.limit_frame)
-        self._transport.write(accepted.answer)
         self._envelope = accepted.envelope
-        self._begin(self._wire, peer_key=accepted.peer_key)
+        self._begin(self._wire, accepted.answer, peer_key=accepted.peer_key)
 
     def _take(self, payloads: Payloads, data: bytes) -> None:
         whole = False

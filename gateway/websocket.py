@@ -1,4 +1,4 @@
-"""WebSocket: bytes to payloads and back, by `websockets`' sans-I/O protocol under our own asyncio.Protocol.
+"""WebSocket: bytes to payloads and back. The handshake is `websockets`' sans-I/O protocol's, what follows is `Frames`'.
 
 Under `parley.v1.noise` the payloads are those of TCP: the preface, the client's
 handshake, then Noise messages that carry frames behind their lengths.
@@ -14,13 +14,14 @@ from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHandshake
 from websockets.frames import CloseCode as WsCloseCode
 from websockets.frames import Frame, Opcode
-from websockets.http11 import Request
+from websockets.http11 import Request, Response
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from gateway.door import Door
 from gateway.envelope import MAX_MESSAGE, NoiseBroken, PrivateKey, accept
+from gateway.frames import Frames
 from gateway.pump import Pump
 from gateway.wire import Wire
 from protocol.addresses import client_of, network_of
@@ -34,9 +35,10 @@ NOISE = SUBPROTOCOL + "noise"
 SUBPROTOCOLS = (*(SUBPROTOCOL + name for name in CODECS), NOISE)
 DEFAULT = "json"
 
-_DATA = (Opcode.TEXT, Opcode.BINARY)
+_OFFERED = [Subprotocol(name) for name in SUBPROTOCOLS]
 _TEXT = bytes((0x80 | Opcode.TEXT,))
 _BINARY = bytes((0x80 | Opcode.BINARY,))
+_PING = Frame(Opcode.PING, b"").serialize(mask=False)
 
 
 def websocket_wires() -> dict[str, Wire]:
@@ -69,15 +71,13 @@ class WebSocketPump(Pump):
     """
 
     __slots__ = (
-        "_fragments",
         "_framed",
+        "_frames",
         "_head",
         "_origins",
         "_preface",
-        "_protocol",
         "_sealed",
         "_static",
-        "_text",
         "_wires",
     )
 
@@ -94,77 +94,68 @@ class WebSocketPump(Pump):
         self._framed = framed
         self._static = static
         self._origins = origins
-        self._protocol = ServerProtocol(
-            subprotocols=[Subprotocol(name) for name in SUBPROTOCOLS],
-            select_subprotocol=_select,
-            max_size=MAX_MESSAGE,  # for the handshake; `_open` makes another
-        )
-        self._head: bytes | None = b""  # of the request, until it is whole
+        self._head = b""  # of the request, until it is whole
+        self._frames: Frames | None = None  # from the end of the handshake on
         self._sealed = False  # the subprotocol is Noise
         self._preface: Preface | None = None
-        self._fragments: bytearray | None = None
 
     # --- asyncio.Protocol --------------------------------------------------------------------
 
-    def eof_received(self) -> bool:
-        """The client sends no more: close."""
-        self._protocol.receive_eof()
-        return False
-
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
-        rcvd = self._protocol.close_rcvd
-        self._leave(clean=rcvd is not None and rcvd.code == WsCloseCode.NORMAL_CLOSURE)
+        self._leave(clean=self._frames is not None and self._frames.closed_normally)
 
     # --- in ----------------------------------------------------------------------------------
 
     def _feed(self, data: bytes) -> None:
-        if self._head is not None:
+        if self._frames is None:
             data = self._upgrade(data)
-        if data:
-            self._receive(data)
+        if self._frames is not None and data:
+            self._receive(self._frames, data)
 
-    def _upgrade(self, data: bytes) -> bytes:
-        """What follows the request, once that is whole: it is for the protocol that comes after the handshake's."""
-        assert self._head is not None
-        head, end, rest = (self._head + data).partition(b"\r\n\r\n")
-        if not end:
-            self._head = head
-            return b""
-        self._head = None
-        self._receive(head + end)
-        return rest if self._protocol.state is OPEN else b""
-
-    def _receive(self, data: bytes) -> None:
-        self._protocol.receive_data(data)
-        for event in self._protocol.events_received():
+    def _receive(self, frames: Frames, data: bytes) -> None:
+        for message in frames.feed(data):
             if self._ended:
                 return
-            if isinstance(event, Frame):
-                self._frame(event)
-            elif isinstance(event, Request):
-                self._handshake(event)
-        if self._protocol.writes:
-            self._write_protocol()
+            if message is not None:
+                self._payload(frames, *message)
+            elif self._connection is not None:
+                self._connection.touch()
+        self._write_all(frames.data_to_send())
 
-    def _handshake(self, request: Request) -> None:
-        """Answers the upgrade; the protocol checks it against RFC 6455, we check who may connect."""
-        protocol = self._protocol
+    def _upgrade(self, data: bytes) -> bytes:
+        """What follows the request, once that is whole."""
+        head, end, rest = (self._head + data).partition(b"\r\n\r\n")
+        self._head = b"" if end else head
+        if end:
+            self._shake_hands(head + end)
+        return rest
+
+    def _shake_hands(self, head: bytes) -> None:
+        """Answers the request; the protocol checks it against RFC 6455, we check who may connect."""
+        protocol = ServerProtocol(subprotocols=_OFFERED, select_subprotocol=_select)
+        protocol.receive_data(head)
+        for request in protocol.events_received():
+            assert isinstance(request, Request)
+            protocol.send_response(self._response(protocol, request))
+            if protocol.state is OPEN:
+                self._open(protocol, request)
+                return
+        self._ended = True
+        self._write_all(protocol.data_to_send())
+
+    def _response(self, protocol: ServerProtocol, request: Request) -> Response:
         forwarded = request.headers.get_all("X-Forwarded-For")
         self._address = network_of(client_of(self._peer, forwarded, self._door.proxies))
         if not self._allowed(request.headers):
-            response = protocol.reject(HTTPStatus.FORBIDDEN, "This origin may not connect: see PARLEY_ORIGINS.\n")
-        elif not self._admit():
-            response = protocol.reject(HTTPStatus.TOO_MANY_REQUESTS, "Too many connections from this address.\n")
-        else:
-            response = protocol.accept(request)
-            if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-                self._admitted = False
-                self._door.known(self._address)
-        protocol.send_response(response)
-        self._write_protocol()
-        if protocol.state is OPEN:
-            self._open(request)
+            return protocol.reject(HTTPStatus.FORBIDDEN, "This origin may not connect: see PARLEY_ORIGINS.\n")
+        if not self._admit():
+            return protocol.reject(HTTPStatus.TOO_MANY_REQUESTS, "Too many connections from this address.\n")
+        response = protocol.accept(request)
+        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            self._admitted = False
+            self._door.known(self._address)
+        return response
 
     def _allowed(self, headers: Headers) -> bool:
         """A browser names its page's origin: the same host may, and those that are listed (RFC 6455, 10.2)."""
@@ -175,44 +166,28 @@ class WebSocketPump(Pump):
             return False
         return "*" in self._origins or origins[0] in self._origins or [_host(origins[0])] == headers.get_all("Host")
 
-    def _open(self, request: Request) -> None:
-        name = self._protocol.subprotocol or SUBPROTOCOL + DEFAULT
+    def _open(self, protocol: ServerProtocol, request: Request) -> None:
+        answer = b"".join(protocol.data_to_send())
+        name = protocol.subprotocol or SUBPROTOCOL + DEFAULT
         self._sealed = name == NOISE
-        # The handshake's protocol keeps the request, half of what an idle session weighs; a fresh one does not.
-        limit = MAX_MESSAGE if self._sealed else self._door.config.limit_frame
-        self._protocol = ServerProtocol(state=OPEN, max_size=limit)
+        self._frames = Frames(MAX_MESSAGE if self._sealed else self._door.config.limit_frame)
         if self._sealed:
+            self._transport.write(answer)
             self._door.wheel.schedule(self, self._door.wheel.now() + self._door.config.frame_deadline)
         else:
-            self._begin(self._wires[name], token=_token(request))
+            self._begin(self._wires[name], answer, token=_token(request))
 
     def tick(self, now: float) -> None:
         """The deadline for the preface and the handshake under Noise."""
         if self._connection is None:
             self._transport.abort()
 
-    def _frame(self, frame: Frame) -> None:
-        if self._protocol.state is not OPEN:
-            return
-        if frame.opcode in _DATA and frame.fin:
-            self._payload(frame.opcode is Opcode.TEXT, frame.data)
-        elif frame.opcode in _DATA:
-            self._fragments = bytearray(frame.data)
-            self._text = frame.opcode is Opcode.TEXT
-        elif frame.opcode is Opcode.CONT and self._fragments is not None:
-            self._fragments += frame.data
-            if frame.fin:
-                whole, self._fragments = self._fragments, None
-                self._payload(self._text, whole)
-        if self._connection is not None:
-            self._connection.touch()
-
-    def _payload(self, text: bool, payload: bytes | bytearray | memoryview) -> None:
+    def _payload(self, frames: Frames, text: bool, payload: bytes) -> None:
         """RFC 6455, 8.1: text that is not UTF-8 fails the connection. ASCII needs no look."""
         if self._sealed:
-            self._open_sealed(text, bytes(payload))
-        elif text and not _is_utf8(bytes(payload)):
-            self._protocol.fail(WsCloseCode.INVALID_DATA, "text frames are UTF-8")
+            self._open_sealed(text, payload)
+        elif text and not _is_utf8(payload):
+            frames.fail(WsCloseCode.INVALID_DATA, "text frames are UTF-8")
         elif self._connection is not None:
             self._connection.receive(payload)
 
@@ -233,9 +208,8 @@ class WebSocketPump(Pump):
                 raise BadPreface("this subprotocol is Noise")
         elif self._envelope is None or self._connection is None:
             accepted = accept(self._preface, self._static, message, binary_frame, self._door.config.limit_frame)
-            self._transport.write(accepted.answer)
             self._envelope = accepted.envelope
-            self._begin(self._framed[self._preface.codec], peer_key=accepted.peer_key)
+            self._begin(self._framed[self._preface.codec], accepted.answer, peer_key=accepted.peer_key)
         else:
             for payload in self._envelope.open(message):
                 if not self._ended:
@@ -248,26 +222,25 @@ class WebSocketPump(Pump):
         if self._sealed and self._preface is not None:
             wire = self._framed[self._preface.codec]
             self.write(wire.chunk("closing", Closing(code=code, reason=reason)).data)
-        self._live = False
-        if self._protocol.state is OPEN:
-            self._protocol.send_close(code, reason)
-            self._write_protocol()
+        self._say_goodbye(code, reason)
 
     def ping(self) -> None:
         """A WebSocket ping."""
-        if self._protocol.state is OPEN:
-            self._protocol.send_ping(b"")
-            self._write_protocol()
+        if self._frames is not None and self._frames.open:
+            self._transport.write(_PING)
 
     def hang_up(self) -> None:
         """Closes after the client's goodbye."""
-        self._live = False
-        if self._protocol.state is OPEN:
-            self._protocol.send_close(WsCloseCode.NORMAL_CLOSURE)
-            self._write_protocol()
+        self._say_goodbye(WsCloseCode.NORMAL_CLOSURE)
 
-    def _write_protocol(self) -> None:
-        for data in self._protocol.data_to_send():
+    def _say_goodbye(self, code: int, reason: str = "") -> None:
+        self._live = False
+        if self._frames is not None:
+            self._frames.close(code, reason)
+            self._write_all(self._frames.data_to_send())
+
+    def _write_all(self, writes: Sequence[bytes]) -> None:
+        for data in writes:
             if data:
                 self._transport.write(data)
             else:

@@ -222,6 +222,7 @@ class Reader:
     async def open(self) -> None:
         """Connects, until `ready`."""
         assert self._node.door.admit_stranger("test")
+        self.write(self._connection.hello())
         self._connection.begin(self._token)
         await self.wait_for("ready")
 
@@ -239,6 +240,7 @@ class Reader:
         ready = self.frames["ready"]
         self._deaf = False
         assert self._node.door.admit_stranger("test")
+        self.write(self._connection.hello())
         self._connection.begin(None)
         self.command(
             "resume", session_id=ready["session_id"], resume_token=ready["resume_token"], received=self.received

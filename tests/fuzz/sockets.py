@@ -134,7 +134,9 @@ class ListeningPump(TcpPump):
     def _admit(self) -> bool:
         return True
 
-    def _begin(self, wire: Wire, *, token: str | None = None, peer_key: bytes | None = None) -> None:
+    def _begin(
+        self, wire: Wire, answer: bytes = b"", *, token: str | None = None, peer_key: bytes | None = None
+    ) -> None:
         self._connection = cast("Connection", self.listener)
         self._live = True
 

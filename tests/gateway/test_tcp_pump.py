@@ -96,7 +96,9 @@ class EarPump(TcpPump):
         super().__init__(door, framed_wires(), SERVER, clear=True)
         self.ears = ears
 
-    def _begin(self, wire: Wire, *, token: str | None = None, peer_key: bytes | None = None) -> None:
+    def _begin(
+        self, wire: Wire, answer: bytes = b"", *, token: str | None = None, peer_key: bytes | None = None
+    ) -> None:
         self._connection = cast("Connection", self.ears)
 
 
