@@ -117,7 +117,10 @@ class Sampler:
 
 
 class LagWatch:
-    """Looks every few milliseconds how late it is: while the loop is busy, it measures itself."""
+    """Looks every few milliseconds how late it is: while the loop is busy, it measures itself.
+
+    A look that could not be made counts too: a stall is as many looks as it is long.
+    """
 
     def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler
@@ -127,8 +130,9 @@ class LagWatch:
 
     def _look(self) -> None:
         now = now_us()
-        self._sampler.lag.count(now - self._due)
-        self._due = max(self._due + LOOK_US, now)
+        while self._due <= now:
+            self._sampler.lag.count(now - self._due)
+            self._due += LOOK_US
         self._alarm.set(self._due)
 
     def close(self) -> None:

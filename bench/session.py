@@ -8,6 +8,7 @@ import select
 from collections.abc import Mapping
 from typing import Any, cast
 
+from bench.clock import now_us
 from bench.dialect import Dialect, Line, Scan, Span, Wrong
 from bench.frames import SeqCheck
 from bench.load import Load
@@ -15,8 +16,10 @@ from bench.target import TargetError
 
 INBOX_BYTES = 256 * 1024
 """What is read at once at most."""
-READS = 32
-"""Sockets that are read in a row, until alarms and everything else have their turn."""
+ROW = 4
+"""Sockets that are read until the clock is looked at."""
+TURN_US = 250
+"""Microseconds of reading, until alarms and everything else have their turn: they may be late by a row more."""
 
 
 class Reading:
@@ -70,15 +73,23 @@ class Reading:
             return
         if self._epoll is None:
             self._epoll = select.epoll()
-            asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._ready, self._epoll)
+            asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._read_all, self._epoll)
         transport.pause_reading()
         number = transport.get_extra_info("socket").fileno()
         self._sessions[number] = session
         self._epoll.register(number, select.EPOLLIN)
 
-    def _ready(self, epoll: select.epoll) -> None:
+    def _read_all(self, epoll: select.epoll) -> None:
+        """Reads until nothing is there, or others have waited for long enough."""
+        until = now_us() + TURN_US
+        while self._read_row(epoll) and now_us() < until:
+            pass
+
+    def _read_row(self, epoll: select.epoll) -> bool:
+        """Reads some sockets; whether there may be more."""
         sessions, inbox = self._sessions, (self.inbox,)
-        for number, _ in epoll.poll(0, READS):
+        row = epoll.poll(0, ROW)
+        for number, _ in row:
             session = sessions[number]
             try:
                 size = os.readv(number, inbox)
@@ -91,6 +102,7 @@ class Reading:
                 session.buffer_updated(size)
             else:
                 self._ended(epoll, number, session, None)
+        return len(row) == ROW
 
     def _ended(self, epoll: select.epoll, number: int, session: Session, error: OSError | None) -> None:
         epoll.unregister(number)

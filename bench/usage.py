@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -31,8 +31,8 @@ class Memory(NamedTuple):
 
 
 def available() -> bool:
-    """Whether this system has such figures."""
-    return (PROC / "self" / "smaps_rollup").exists()
+    """Whether this system has such figures, and tells whose child a process is."""
+    return all((PROC / "thread-self" / name).exists() for name in ("smaps_rollup", "children"))
 
 
 def read_usage(parley: int, postmaster: int | None) -> Usage:
@@ -40,22 +40,17 @@ def read_usage(parley: int, postmaster: int | None) -> Usage:
     nodes, valkey = [parley, *workers_of(parley)], valkey_of(parley)
     return Usage(
         sum(_cpu(_stat(node)) for node in nodes),
-        _cpu_of_tree(postmaster) if postmaster else 0.0,
+        cpu_of_tree(postmaster) if postmaster else 0.0,
         _cpu(_stat(valkey)) if valkey else 0.0,
     )
 
 
 def cpu_of_tree(root: int) -> float:
     """CPU seconds of a process and of all below it; what one has used that ends is its parent's."""
-    stats = _stats()
-    below: defaultdict[int, list[int]] = defaultdict(list)
-    for pid, stat in stats.items():
-        below[int(stat[1])].append(pid)
-    seconds, left = 0.0, [root] if root in stats else []
-    while left:
-        pid = left.pop()
-        seconds += _cpu(stats[pid], reaped=True)
-        left += below[pid]
+    seconds = 0.0
+    for pid in (root, *_below(root)):
+        with suppress(OSError):  # it has ended meanwhile
+            seconds += _cpu(_stat(pid), reaped=True)
     return seconds
 
 
@@ -88,23 +83,19 @@ def _cpu(stat: list[str], *, reaped: bool = False) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def _cpu_of_tree(root: int) -> float:
-    """The postmaster and its children; one that ends in between goes on counting with its parent."""
-    return _cpu(_stat(root), reaped=True) + sum(map(_cpu, _children(root).values()))
+def _below(root: int) -> Iterator[int]:
+    """All descendants."""
+    for child in _children(root):
+        yield child
+        yield from _below(child)
 
 
-def _children(root: int) -> dict[int, list[str]]:
-    """The stat of each child."""
-    return {pid: stat for pid, stat in _stats().items() if int(stat[1]) == root}
-
-
-def _stats() -> dict[int, list[str]]:
-    """Of every process."""
-    found = {}
-    for entry in PROC.iterdir():
-        if entry.name.isdecimal():
-            with suppress(OSError):  # it has ended meanwhile
-                found[int(entry.name)] = _stat(entry.name)
+def _children(root: int) -> list[int]:
+    """Those of all its threads, as the kernel lists them: going through every process there is takes milliseconds."""
+    found: list[int] = []
+    with suppress(OSError):  # it has ended meanwhile
+        for thread in (PROC / str(root) / "task").iterdir():
+            found += map(int, (thread / "children").read_text().split())
     return found
 
 
