@@ -7,6 +7,7 @@ commands, codes, routes; never users, chatrooms or addresses.
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Generic, Never, TypeVar
 
@@ -37,6 +38,20 @@ class _Children(dict[tuple[str, ...], M], Generic[M]):
         return child
 
 
+class _Tally(defaultdict[tuple[str, ...], int]):
+    """What is new of a counter, by its labels. Adding here costs a tenth of `inc()`, which takes a lock."""
+
+    def __init__(self, counter: Counter) -> None:
+        super().__init__(int)
+        self._counter = counter
+
+    def flush(self) -> None:
+        """Hands it to the counter."""
+        for labels, count in self.items():
+            (self._counter.labels(*labels) if labels else self._counter).inc(count)
+        self.clear()
+
+
 class Metrics:
     """The metrics of one process. Every method is cheap enough for the hot path, except `render`."""
 
@@ -54,7 +69,7 @@ class Metrics:
         self._online = Gauge(
             "parley_online_users", "Users who are online, by where they are", ["where"], registry=registry
         )
-        self._commands = _Children(
+        self._commands = _Tally(
             Counter(
                 "parley_commands",
                 "Commands by kind and outcome: ok or an error code",
@@ -62,7 +77,7 @@ class Metrics:
                 registry=registry,
             )
         )
-        self._deliveries = Counter("parley_deliveries", "Events handed to sessions", registry=registry)
+        self._deliveries = _Tally(Counter("parley_deliveries", "Events handed to sessions", registry=registry))
         self._drops = _Children(
             Counter("parley_outbox_drops", "Events kept from slow readers", ["why"], registry=registry)
         )
@@ -129,11 +144,11 @@ class Metrics:
 
     def command(self, kind: str, outcome: str) -> None:
         """A command was handled: `ok`, or refused with an error code."""
-        self._commands[kind, outcome].inc()
+        self._commands[kind, outcome] += 1
 
     def delivered(self, count: int) -> None:
         """An event went into the outboxes of `count` sessions."""
-        self._deliveries.inc(count)
+        self._deliveries[()] += count
 
     def dropped(self, why: str, count: int) -> None:
         """So many events were kept from a slow reader: `ephemeral` ones, or all while it is `lagging`."""
@@ -171,4 +186,6 @@ class Metrics:
 
     def render(self) -> bytes:
         """All of them in Prometheus' text format, version 0.0.4."""
+        self._deliveries.flush()
+        self._commands.flush()
         return generate_latest(self._registry)

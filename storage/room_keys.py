@@ -75,7 +75,8 @@ class RoomKeys:
             return key
         async with self._database.acquire() as conn:
             rows = await conn.fetch(
-                "SELECT key_version, master_key_id, wrapped_key FROM chatroom_keys WHERE chatroom_id = $1", chatroom_id
+                "SELECT chatroom_id, key_version, master_key_id, wrapped_key FROM chatroom_keys WHERE chatroom_id = $1",
+                chatroom_id,
             )
         if not rows:
             raise ChatError("CHATROOM_NOT_FOUND")
@@ -85,7 +86,7 @@ class RoomKeys:
             )
             for row in rows
         }
-        return self._remember(RoomKey(chatroom_id, keys))
+        return self._remember(RoomKey(rows[0]["chatroom_id"], keys))
 
     def replace(self, master: MasterKeys) -> None:
         """Takes rotated master keys; room keys that are open stay so."""

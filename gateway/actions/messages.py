@@ -9,7 +9,6 @@ from typing import Any
 from uuid import UUID
 
 from msgspec import Struct, structs
-from uuid_utils.compat import uuid7
 
 from gateway.actions.files import attachment
 from gateway.actions.moderation import check_not_muted
@@ -24,6 +23,7 @@ from storage.database import Connection
 from storage.events import CommittedEvent
 from storage.files import StoredFile
 from storage.flights import Decision, Facts, RoomRow
+from storage.ids import new_id
 from storage.messages import StoredMessage
 from storage.room_keys import MessageBody, RoomKey
 
@@ -86,29 +86,19 @@ class Sending(Struct, frozen=True):
     """A SendMessage on its way through the journal. A Struct, since one is made for each message."""
 
     command: SendMessage
+    chatroom_id: UUID
     sender_id: UUID
+    client_id: str | None
+    reply_to: UUID | None
+    file_ids: tuple[UUID, ...]
     key: RoomKey
     files: Sequence[StoredFile]
 
-    @property
-    def chatroom_id(self) -> UUID:
-        """Where it goes."""
-        return self.command.chatroom_id
-
-    @property
-    def client_id(self) -> str | None:
-        """The sender's own id of it."""
-        return self.command.client_id
-
-    @property
-    def reply_to(self) -> UUID | None:
-        """The message it answers."""
-        return self.command.reply_to
-
-    @property
-    def file_ids(self) -> Sequence[UUID]:
-        """The files that stand in it."""
-        return [file.id for file in self.files] if self.files else ()
+    @classmethod
+    def of(cls, command: SendMessage, sender_id: UUID, key: RoomKey, files: Sequence[StoredFile] = ()) -> Sending:
+        """A command whose chatroom's key and files are at hand."""
+        file_ids = tuple(file.id for file in files) if files else ()
+        return cls(command, key.chatroom_id, sender_id, command.client_id, command.reply_to, file_ids, key, files)
 
     def decide(self, facts: Facts) -> Decision:
         """The rules first; then the message of an earlier try, or a new one."""
@@ -152,22 +142,21 @@ class Sending(Struct, frozen=True):
         )
 
     def _seal(self, facts: Facts, attachments: tuple[Attachment, ...]) -> StoredMessage:
-        command = self.command
-        id = uuid7()
-        version, nonce, sealed = self.key.seal(id, self.sender_id, MessageBody(command.content, attachments))
+        id = new_id()
+        version, nonce, sealed = self.key.seal(id, self.sender_id, MessageBody(self.command.content, attachments))
         return StoredMessage(
-            chatroom_id=command.chatroom_id,
+            chatroom_id=self.chatroom_id,
             seq=facts.seq,
             id=id,
             sender_id=self.sender_id,
-            client_id=command.client_id,
-            message_type=command.message_type,
-            reply_to=command.reply_to,
+            client_id=self.client_id,
+            message_type=self.command.message_type,
+            reply_to=self.reply_to,
             key_version=version,
             nonce=nonce,
             sealed=sealed,
             created_at=_time_of(id),
-            file_ids=tuple(self.file_ids),
+            file_ids=self.file_ids,
         )
 
 
@@ -181,7 +170,7 @@ def begin_send(services: Services, actor: Actor, command: SendMessage) -> Sendin
     check_length(command, services.config.limit_text)
     key = services.room_keys.cached(command.chatroom_id)
     files = services.files.known([reference.id for reference in command.attachments])
-    return None if key is None or files is None else Sending(command, actor.user.id, key, files)
+    return None if key is None or files is None else Sending.of(command, actor.user.id, key, files)
 
 
 # --- reading ---------------------------------------------------------------------------------
