@@ -16,6 +16,7 @@ from bench.frames import SeqCheck
 from bench.load import Buckets, Closed, Listening, Load, Paced, Send, UntilHeard, Window
 from bench.session import Reading, Session
 from bench.target import TargetError
+from bench.usage import waited
 
 AT_ONCE = 64
 """Sessions that are opening together: below any listen backlog, and enough to keep the server busy."""
@@ -62,7 +63,10 @@ class Plan:
 
 
 class Sample(NamedTuple):
-    """What one process has counted since the sample before. `cpu` is seconds; the others are as in Load."""
+    """What one process has counted since the sample before. The others are as in Load.
+
+    `cpu` is the seconds that it ran, `waited` those for which others had its core.
+    """
 
     at: int
     sent: int
@@ -72,6 +76,7 @@ class Sample(NamedTuple):
     delivery: dict[int, int]
     lag: dict[int, int]
     cpu: float
+    waited: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -95,12 +100,12 @@ class Sampler:
 
     def __init__(self) -> None:
         self._sent = self._acked = self._delivered = 0
-        self._cpu = time.process_time()
+        self._cpu, self._waited = time.process_time(), waited()
         self.lag = Buckets()
 
     def take(self, load: Load) -> Sample:
         """What is new."""
-        cpu = time.process_time()
+        cpu, wait = time.process_time(), waited()
         sample = Sample(
             now_us(),
             load.sent - self._sent,
@@ -110,8 +115,10 @@ class Sampler:
             dict(load.delivery),
             dict(self.lag),
             cpu - self._cpu,
+            wait - self._waited,
         )
-        self._sent, self._acked, self._delivered, self._cpu = load.sent, load.acks, load.delivered, cpu
+        self._sent, self._acked, self._delivered = load.sent, load.acks, load.delivered
+        self._cpu, self._waited = cpu, wait
         load.ack, load.delivery, self.lag = Buckets(), Buckets(), Buckets()
         return sample
 

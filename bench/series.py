@@ -82,7 +82,11 @@ class Series:
 
     def shares(self) -> list[float]:
         """The part of a core that each generator process used."""
-        return [sum(each.cpu for each in found[1:]) * 1e6 / (found[-1].at - found[0].at) for found in self.samples]
+        return [_share([each.cpu for each in found[1:]], found) for found in self.samples]
+
+    def waited(self) -> list[float]:
+        """The part of the time for which each could have run, but its core was another's."""
+        return [_share([each.waited for each in found[1:]], found) for found in self.samples]
 
 
 def judged(series: Series, outcomes: Sequence[Outcome], batch: float | None) -> Run:
@@ -93,7 +97,7 @@ def judged(series: Series, outcomes: Sequence[Outcome], batch: float | None) -> 
     kinds = sorted({kind for outcome in outcomes for kind in outcome.waits})
     return Run(
         title="",
-        verdict=verdict(outcomes, reasons(series.shares(), lags)),
+        verdict=verdict(outcomes, reasons(series.shares(), lags, waited=series.waited())),
         figures=_figures(series, batch) | {"generator_lag_p99_ms": _ms(percentile(added(lags), 0.99))},
         latency=distributions(
             ack=added(sample.ack for sample in everything),
@@ -137,6 +141,7 @@ def _figures(series: Series, batch: float | None) -> dict[str, Figure]:
         "postgres_cpu_share": _each(postgres, seconds),
         "redis_cpu_share": _each(redis, seconds),
         "generator_cpu_share": max(series.shares()),
+        "generator_waited_share": max(series.waited()),
         "seconds": seconds,
     }
 
@@ -147,6 +152,10 @@ def added(counts: Iterable[dict[int, int]]) -> dict[int, int]:
     for each in counts:
         whole.update(each)
     return whole
+
+
+def _share(seconds: Iterable[float], samples: Sequence[Sample]) -> float:
+    return sum(seconds) * 1e6 / (samples[-1].at - samples[0].at)
 
 
 def _ms(us: int | None) -> float | None:

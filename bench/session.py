@@ -17,7 +17,9 @@ from bench.target import TargetError
 INBOX_BYTES = 256 * 1024
 """What is read at once at most."""
 ROW = 4
-"""Sockets that are read until the clock is looked at."""
+"""Sockets that are read until the clock is looked at, as long as they have little."""
+LARGE = 8192
+"""Bytes of one look that take as long as many reads: after these the clock is looked at for each socket."""
 TURN_US = 250
 """Microseconds of reading, until alarms and everything else have their turn: they may be late by a row more."""
 
@@ -81,15 +83,14 @@ class Reading:
 
     def _read_all(self, epoll: select.epoll) -> None:
         """Reads until nothing is there, or others have waited for long enough."""
-        until = now_us() + TURN_US
-        while self._read_row(epoll) and now_us() < until:
-            pass
+        until, most = now_us() + TURN_US, ROW
+        while (size := self._read_row(epoll, most)) and now_us() < until:
+            most = ROW if size < LARGE else 1
 
-    def _read_row(self, epoll: select.epoll) -> bool:
-        """Reads some sockets; whether there may be more."""
-        sessions, inbox = self._sessions, (self.inbox,)
-        row = epoll.poll(0, ROW)
-        for number, _ in row:
+    def _read_row(self, epoll: select.epoll, most: int) -> int:
+        """Reads so many sockets at most. How many bytes these had."""
+        sessions, inbox, whole = self._sessions, (self.inbox,), 0
+        for number, _ in epoll.poll(0, most):
             session = sessions[number]
             try:
                 size = os.readv(number, inbox)
@@ -100,9 +101,10 @@ class Reading:
                 continue
             if size:
                 session.buffer_updated(size)
+                whole += size
             else:
                 self._ended(epoll, number, session, None)
-        return len(row) == ROW
+        return whole
 
     def _ended(self, epoll: select.epoll, number: int, session: Session, error: OSError | None) -> None:
         epoll.unregister(number)

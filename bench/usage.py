@@ -35,6 +35,14 @@ def available() -> bool:
     return all((PROC / "thread-self" / name).exists() for name in ("smaps_rollup", "children"))
 
 
+def waited() -> float:
+    """Seconds for which this thread could have run, but its core was another's; 0 where the kernel does not tell."""
+    try:
+        return int((PROC / "thread-self" / "schedstat").read_text().split()[1]) / 1e9
+    except OSError:
+        return 0.0
+
+
 def read_usage(parley: int, postmaster: int | None) -> Usage:
     """The CPU of all so far."""
     nodes, valkey = [parley, *workers_of(parley)], valkey_of(parley)

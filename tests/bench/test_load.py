@@ -236,6 +236,11 @@ def test_a_busy_generator_voids_the_run() -> None:
     assert reasons([0.1, 0.71], [{}, {}]) == ["generator 1 used 71% of its core"]
     assert reasons([0.1, 0.1], [{1000: 98, 5000: 2}, {}]) == ["generator 0 was 5.0 ms late (p99)"]
     assert reasons([0.1, 0.1], [{1000: 98, 5000: 2}, {}], late_us=5000) is None
+    late = {5000: 1}
+    assert reasons([0.1, 0.1], [late, late], waited=[0.01, 0.04]) == [
+        "generator 0 was 5.0 ms late (p99)",
+        "generator 1 was 5.0 ms late (p99), and others had its core for 4% of the time",
+    ]
 
 
 def test_what_counts_may_come_with_the_sample_of_the_warm_up() -> None:
