@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -98,6 +100,22 @@ def test_cpu_counts_all_processes_below() -> None:
         assert process.stdin is not None
         process.stdin.close()
     assert usage.cpu_of_tree(process.pid) == 0
+
+
+@pytest.mark.skipif(not Path("/proc/thread-self/schedstat").exists(), reason="the kernel does not tell")
+def test_time_in_which_others_have_the_core_is_told() -> None:
+    """Beside another program on its core a generator waits for its turns."""
+    before, all_cores = usage.waited(), os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(all_cores)})
+    try:
+        with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+            end = now_us() + 20_000_000
+            while usage.waited() < before + 0.01 and now_us() < end:
+                pass
+            other.kill()
+    finally:
+        os.sched_setaffinity(0, all_cores)
+    assert now_us() < end
 
 
 def _run(code: str) -> str:
