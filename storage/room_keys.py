@@ -31,12 +31,13 @@ _decode = msgspec.msgpack.Decoder(MessageBody).decode
 class RoomKey:
     """The data keys of one chatroom, by version. New messages are sealed under `current`."""
 
-    __slots__ = ("_keys", "chatroom_id", "current")
+    __slots__ = ("_keys", "_place", "chatroom_id", "current")
 
     def __init__(self, chatroom_id: UUID, keys: dict[int, bytes]) -> None:
         self.chatroom_id = chatroom_id
         self.current = max(keys)
         self._keys = keys
+        self._place = b"parley message" + chatroom_id.bytes
 
     def seal(self, message_id: UUID, sender_id: UUID, body: MessageBody) -> tuple[int, bytes, bytes]:
         """(key version, nonce, sealed bytes) of a new message."""
@@ -51,9 +52,7 @@ class RoomKey:
 
     def _bound(self, message_id: UUID, sender_id: UUID, version: int) -> bytes:
         """Associated data: a row pasted under another chatroom, id, sender or version does not open."""
-        return (
-            b"parley message" + self.chatroom_id.bytes + message_id.bytes + sender_id.bytes + version.to_bytes(4, "big")
-        )
+        return self._place + message_id.bytes + sender_id.bytes + version.to_bytes(4, "big")
 
 
 class RoomKeys:

@@ -74,6 +74,23 @@ def test_a_nonce_of_any_length_is_an_answer(nonce: bytes) -> None:
         unseal(KEY, nonce, sealed, b"")
 
 
+@pytest.mark.parametrize("size", [0, 31, 33])
+def test_what_is_no_key_is_refused(size: int) -> None:
+    """Keys have 32 bytes; of another length nothing is read, and nothing is sealed or opened."""
+    nonce, sealed = seal(KEY, b"text", b"")
+    with pytest.raises(ValueError, match="32 bytes"):
+        unseal(bytes(size), nonce, sealed, b"")
+    with pytest.raises(ValueError, match="32 bytes"):
+        seal(bytes(size), b"text", b"")
+
+
+def test_what_is_no_nonce_is_refused() -> None:
+    """Nothing is sealed under a nonce that is too short or too long."""
+    for size in (0, 23, 25):
+        with pytest.raises(ValueError, match="24 bytes"):
+            seal_with(KEY, bytes(size), b"text", b"")
+
+
 def test_nonces_do_not_repeat() -> None:
     """Each sealing draws a nonce of its own."""
     assert len({seal(KEY, b"text", b"")[0] for _ in range(1000)}) == 1000
