@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 
 from nacl import bindings  # which also makes libsodium ready
-from nacl._sodium import ffi, lib  # type: ignore[import-untyped]
+from nacl._sodium import ffi, lib
 
 KEY_BYTES = bindings.crypto_aead_xchacha20poly1305_ietf_KEYBYTES
 NONCE_BYTES = bindings.crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
@@ -57,7 +57,8 @@ def seal_with(key: bytes, nonce: bytes, plaintext: bytes, ad: bytes) -> bytes:
     size = len(plaintext) + TAG_BYTES
     sealed = ffi.new(_bytes, size)
     _encrypt(sealed, _none, plaintext, len(plaintext), ad, len(ad), _none, nonce, key)  # it cannot fail
-    return ffi.buffer(sealed, size)[:]
+    made: bytes = ffi.buffer(sealed, size)[:]
+    return made
 
 
 def unseal(key: bytes, nonce: bytes, sealed: bytes, ad: bytes) -> bytes:
@@ -69,7 +70,8 @@ def unseal(key: bytes, nonce: bytes, sealed: bytes, ad: bytes) -> bytes:
     plaintext = ffi.new(_bytes, size)
     if _decrypt(plaintext, _none, _none, sealed, len(sealed), ad, len(ad), nonce, key):
         raise SealBroken("the sealed bytes do not open")
-    return ffi.buffer(plaintext, size)[:]
+    opened: bytes = ffi.buffer(plaintext, size)[:]
+    return opened
 
 
 def _check_key(key: bytes) -> None:

@@ -18,7 +18,7 @@ import asyncpg
 import orjson
 
 from protocol.errors import ChatError
-from storage.standing import Opener, Standing
+from storage.standing import Opener, Standing, Standings
 
 if TYPE_CHECKING:
     from asyncpg.pool import Pool, PoolConnectionProxy
@@ -37,6 +37,9 @@ STATEMENT_SECONDS = 30.0
 
 MIGRATION_SECONDS = 3_600.0
 """How long one migration may take, or wait for another process that migrates."""
+
+LOOK_UPS = 4
+"""Connections beside the pool for short queries; more of them at once would only take each other's time."""
 
 RETRY_SECONDS = 1.0
 """What a client is told to wait while the database is away: a restart takes about that long."""
@@ -75,6 +78,7 @@ class Database:
         self._pool = pool
         self._opener = opener
         self._standing: list[Standing] = []
+        self._look_ups = Standings(opener, LOOK_UPS)
         self._guard: Guard | None = None
 
     def guard(self, guard: Guard) -> None:
@@ -111,6 +115,7 @@ class Database:
         """Waits for the connections in use, then closes all."""
         for standing in self._standing:
             await standing.close()
+        await self._look_ups.close()
         await self._pool.close()
 
     @asynccontextmanager
@@ -122,6 +127,18 @@ class Database:
         with _failures():
             async with self._pool.acquire(timeout=CONNECT_SECONDS) as connection:
                 yield connection
+
+    @asynccontextmanager
+    async def look_up(self) -> AsyncIterator[Connection]:
+        """A connection for one short query that names its rows by key, planned once: the same ones serve such alone.
+
+        Raises what `acquire` raises.
+        """
+        with _failures():
+            async with self._look_ups.turn(CONNECT_SECONDS) as standing:
+                with _failures(standing):
+                    await standing.renew()
+                    yield standing.connection
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -168,10 +185,13 @@ class Database:
 
 @contextmanager
 def _failures(standing: Standing | None = None) -> Iterator[None]:
-    """What a failure of the driver is to callers. A standing connection that something is wrong with is left."""
+    """What a failure of the driver is to callers. A standing connection that something is wrong with is left.
+
+    So is one whose user was cancelled: an answer may be on its way.
+    """
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
         if standing is not None and not isinstance(error, ChatError | asyncpg.IntegrityConstraintViolationError):
             standing.leave()
         if _is_away(error):
@@ -216,7 +236,7 @@ _AWAY = (
 )
 
 
-def _is_away(error: Exception) -> bool:
+def _is_away(error: BaseException) -> bool:
     if isinstance(error, asyncpg.InterfaceError):
         # One class for a connection that was closed under us and for our own mistakes; only the words differ.
         return any(words in str(error) for words in ("is closed", "is closing", "released back to the pool"))

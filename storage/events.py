@@ -75,7 +75,7 @@ async def _open(rows: list[Any], room_keys: RoomKeys) -> dict[UUID, Message]:
     opened: dict[UUID, Message] = {}
     for row in rows:
         key = await room_keys.get(row["chatroom_id"])
-        opened[row["id"]] = messages.open_message(messages.stored_message(row), messages.sender_of(row), key)
+        opened[row["id"]] = messages.open_row(row, key)
     return opened
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -39,7 +39,9 @@ COLUMNS = (
     "key_version, nonce, sealed, created_at, edited_at, recalled_at"
 )
 _QUALIFIED = ", ".join(f"m.{name.strip()}" for name in COLUMNS.split(","))
-_SENDER = "u.username, u.display_name, u.avatar_url"
+OPENED = "seq, id, sender_id, message_type, reply_to, key_version, nonce, sealed, created_at, edited_at, recalled_at"
+SENDER = "u.username, u.display_name, u.avatar_url"
+"""What a message is made of for its chatroom's members."""
 
 
 def stored_message(row: Any) -> StoredMessage:
@@ -83,52 +85,36 @@ def open_message(stored: StoredMessage, sender: User, key: RoomKey) -> Message:
 
 
 def open_rows(rows: Iterable[Any], key: RoomKey) -> tuple[Message, ...]:
-    """Rows of messages joined with their senders, opened."""
-    return tuple(open_message(stored_message(row), sender_of(row), key) for row in rows)
+    """Rows of OPENED and SENDER, all of one chatroom, as its members see them. Raises crypto.sealing.SealBroken."""
+    return tuple([open_row(row, key) for row in rows])
 
 
-def sender_of(row: Any) -> User:
-    """The sender in a row of messages joined with users."""
-    return User(
-        id=row["sender_id"],
+def open_row(row: Any, key: RoomKey) -> Message:
+    """The same of one row. A page has a hundred, so it is made in one step."""
+    sender_id = row["sender_id"]
+    body = key.unseal(row["id"], sender_id, row["key_version"], row["nonce"], row["sealed"])
+    return Message(
+        id=row["id"],
+        chatroom_id=key.chatroom_id,
+        seq=row["seq"],
+        user_id=sender_id,
         username=row["username"],
         display_name=row["display_name"],
         avatar_url=row["avatar_url"],
+        content=body.content,
+        attachments=body.attachments,
+        message_type=row["message_type"],
+        reply_to=row["reply_to"],
+        created_at=row["created_at"],
+        edited_at=row["edited_at"],
+        recalled_at=row["recalled_at"],
     )
-
-
-def _page(passed: str, begins: str, direction: str) -> str:
-    """A page from seq $2 on in one direction. Every seq is a message or another event, so that skipping $4 messages
-    is skipping as many seqs, and then as many messages as other events were among them: those alone are counted.
-    """
-    return f"""
-        WITH room AS (SELECT last_seq FROM chatrooms WHERE id = $1)
-        SELECT {_QUALIFIED}, {_SENDER} FROM (
-            SELECT * FROM messages WHERE chatroom_id = $1 AND {begins} ORDER BY seq {direction} LIMIT $3 OFFSET (
-                SELECT count(*) FROM events WHERE chatroom_id = $1 AND message_id IS NULL AND {passed})
-        ) m JOIN users u ON u.id = m.sender_id ORDER BY m.seq {direction}"""
-
-
-_TOP = "least($2::bigint, (SELECT last_seq + 1 FROM room))"
-_PAGE_BEFORE = _page(f"seq < {_TOP} AND seq >= {_TOP} - $4::bigint", f"seq < {_TOP} - $4::bigint", "DESC")
-_BOTTOM = "least($2::bigint, (SELECT last_seq FROM room))"
-_PAGE_AFTER = _page(f"seq > {_BOTTOM} AND seq <= {_BOTTOM} + $4::bigint", f"seq > {_BOTTOM} + $4::bigint", "ASC")
-
-
-async def page_before(conn: Connection, chatroom_id: UUID, before: int | None, limit: int, skip: int) -> list[Any]:
-    """Rows below seq `before` (or from the newest), newest first, after skipping `skip`."""
-    return await conn.fetch(_PAGE_BEFORE, chatroom_id, before if before is not None else 2**63 - 1, limit, skip)
-
-
-async def page_after(conn: Connection, chatroom_id: UUID, after: int, limit: int, skip: int) -> list[Any]:
-    """Rows above seq `after`, oldest first, after skipping `skip`."""
-    return await conn.fetch(_PAGE_AFTER, chatroom_id, after, limit, skip)
 
 
 async def newest_of_each(conn: Connection, chatroom_ids: Sequence[UUID]) -> list[Any]:
     """The newest message row of each chatroom that has one."""
     return await conn.fetch(
-        f"""SELECT {_QUALIFIED}, {_SENDER} FROM unnest($1::uuid[]) AS k(id)
+        f"""SELECT {_QUALIFIED}, {SENDER} FROM unnest($1::uuid[]) AS k(id)
             CROSS JOIN LATERAL (SELECT * FROM messages WHERE chatroom_id = k.id ORDER BY seq DESC LIMIT 1) m
             JOIN users u ON u.id = m.sender_id""",
         list(chatroom_ids),
@@ -138,7 +124,7 @@ async def newest_of_each(conn: Connection, chatroom_ids: Sequence[UUID]) -> list
 async def by_ids(conn: Connection, chatroom_ids: Sequence[UUID], message_ids: Sequence[UUID]) -> list[Any]:
     """Rows of the messages named by pairs of chatroom and message id."""
     return await conn.fetch(
-        f"""SELECT {_QUALIFIED}, {_SENDER} FROM unnest($1::uuid[], $2::uuid[]) AS k(chatroom_id, id)
+        f"""SELECT {_QUALIFIED}, {SENDER} FROM unnest($1::uuid[], $2::uuid[]) AS k(chatroom_id, id)
             JOIN messages m USING (chatroom_id, id) JOIN users u ON u.id = m.sender_id""",
         list(chatroom_ids),
         list(message_ids),
@@ -180,24 +166,3 @@ async def seq_of(conn: Connection, chatroom_id: UUID, message_id: UUID) -> int |
         "SELECT seq FROM messages WHERE chatroom_id = $1 AND id = $2", chatroom_id, message_id
     )
     return seq
-
-
-async def last_seq_before(conn: Connection, chatroom_id: UUID, time: datetime) -> int:
-    """The seq of the newest message written before `time`, or 0.
-
-    Message ids are UUIDv7, which begin with the time in milliseconds (RFC 9562,
-    5.7), so the index on ids answers.
-    """
-    seq: int | None = await conn.fetchval(
-        "SELECT seq FROM messages WHERE chatroom_id = $1 AND id < $2 ORDER BY id DESC LIMIT 1",
-        chatroom_id,
-        first_id_at(time),
-    )
-    return seq or 0
-
-
-def first_id_at(time: datetime) -> UUID:
-    """The least UUIDv7 of a moment; all ids made earlier are below it."""
-    aware = time if time.tzinfo else time.replace(tzinfo=UTC)
-    milliseconds = max(0, int(aware.timestamp() * 1000))
-    return UUID(int=(milliseconds << 80) & ((1 << 128) - 1))

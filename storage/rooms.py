@@ -138,17 +138,6 @@ async def voice_of(conn: Connection, chatroom_id: UUID, user_id: UUID) -> Voice 
     return Voice(row["muted_until"], row["now"]) if row else None
 
 
-async def message_count(conn: Connection, chatroom_id: UUID, user_id: UUID) -> int | None:
-    """How many messages the chatroom has, or None for someone who is not a member."""
-    count: int | None = await conn.fetchval(
-        """SELECT c.message_count FROM chatrooms c JOIN members m ON m.chatroom_id = c.id
-           WHERE c.id = $1 AND m.user_id = $2 AND c.deleted_at IS NULL""",
-        chatroom_id,
-        user_id,
-    )
-    return count
-
-
 async def get(conn: Connection, chatroom_id: UUID) -> Chatroom | None:
     """A chatroom that is not deleted."""
     row = await conn.fetchrow(

@@ -6,8 +6,9 @@ does: a connection that broke is left, and the next statement opens another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -26,6 +27,8 @@ SETTINGS = {
     "enable_seqscan": "off",  # and it is right however tables grow: row after row by index, in the order given
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    "enable_bitmapscan": "off",
+    "enable_sort": "off",
     "jit": "off",
 }
 """What differs from the pool's connections: its statements are few, short, and always name their rows by key."""
@@ -39,6 +42,12 @@ class Standing:
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._statements: dict[str, Statement] = {}
 
+    @property
+    def connection(self) -> asyncpg.Connection[asyncpg.Record]:
+        """The connection, which has to be open."""
+        assert self._connection is not None
+        return self._connection
+
     async def renew(self) -> bool:
         """Opens the connection, unless it is open; whether it had to."""
         if self._connection is not None and not self._connection.is_closed():
@@ -49,10 +58,9 @@ class Standing:
 
     async def prepared(self, query: str) -> Statement:
         """The statement, on a connection that is open; it is sent ahead once for each connection."""
-        assert self._connection is not None
         statement = self._statements.get(query)
         if statement is None:
-            statement = self._statements[query] = await self._connection.prepare(query)
+            statement = self._statements[query] = await self.connection.prepare(query)
         return statement
 
     def leave(self) -> None:
@@ -67,3 +75,31 @@ class Standing:
             with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await self._connection.close(timeout=CLOSE_SECONDS)
             self.leave()
+
+
+class Standings:
+    """A few of them, which many use by turns. The next one is used when all before it are in use."""
+
+    def __init__(self, opener: Opener, most: int) -> None:
+        self._all = [Standing(opener) for _ in range(most)]
+        self._resting = list(self._all)
+        self._turns = asyncio.Semaphore(most)
+
+    @asynccontextmanager
+    async def turn(self, patience: float) -> AsyncIterator[Standing]:
+        """One of them. Raises TimeoutError when none is free within so many seconds."""
+        async with asyncio.timeout(patience):
+            await self._turns.acquire()
+        standing = self._resting.pop()
+        try:
+            yield standing
+        finally:
+            self._resting.append(standing)
+            self._turns.release()
+
+    async def close(self) -> None:
+        """Waits for those in use, then says goodbye on all. There are no more turns."""
+        for _ in self._all:
+            await self._turns.acquire()
+        for standing in self._all:
+            await standing.close()

@@ -59,7 +59,7 @@ class Together(Generic[K, V]):
 
     async def _fly(self, keys: dict[K, None]) -> Mapping[K, V]:
         try:
-            async with self._turns, self._database.acquire() as conn:
+            async with self._turns, self._database.look_up() as conn:
                 self._close(keys)
                 return await self._ask(conn, list(keys))
         finally:

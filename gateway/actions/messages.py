@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from math import ceil
-from typing import Any
 from uuid import UUID
 
 from msgspec import Struct, structs
@@ -18,11 +17,12 @@ from protocol.commands import FetchMessages, MessageRead, SendMessage
 from protocol.errors import ChatError
 from protocol.events import MessageReceived, MessageSent, MessagesFetched, ReadPosition, ReadReceipt
 from protocol.models import Attachment, Content, FileReference, Message, Pagination
-from storage import messages, rooms
+from storage import history, messages, rooms
 from storage.database import Connection
 from storage.events import CommittedEvent
 from storage.files import StoredFile
 from storage.flights import Decision, Facts, RoomRow
+from storage.history import NEWEST, Cursor, Side
 from storage.ids import new_id
 from storage.messages import StoredMessage
 from storage.room_keys import MessageBody, RoomKey
@@ -178,14 +178,14 @@ def begin_send(services: Services, actor: Actor, command: SendMessage) -> Sendin
 
 async def fetch_messages(services: Services, actor: Actor, command: FetchMessages) -> MessagesFetched:
     """A page of history, opened."""
-    if command.before is not None and command.after is not None:
-        raise ChatError("VALIDATION_INVALID_VALUE", "Give before or after, not both.", details={"field": "after"})
+    side, cursor = _begin(command)
     key = await services.room_keys.get(command.chatroom_id)
-    async with services.database.acquire() as conn:
-        total = await rooms.message_count(conn, command.chatroom_id, actor.user.id)
-        if total is None:
-            raise ChatError("CHATROOM_NOT_FOUND")
-        rows = await _page(conn, command)
+    skip = (command.page - 1) * command.limit
+    async with services.database.look_up() as conn:
+        # One row more than the page has, to know whether there is a next one.
+        rows, total = await history.page(
+            conn, command.chatroom_id, actor.user.id, side, cursor, command.limit + 1, skip
+        )
     has_more = len(rows) > command.limit
     return MessagesFetched(
         messages=messages.open_rows(rows[: command.limit], key),
@@ -195,39 +195,16 @@ async def fetch_messages(services: Services, actor: Actor, command: FetchMessage
     )
 
 
-async def _page(conn: Connection, command: FetchMessages) -> list[Any]:
-    """One row more than the page has, to know whether there is a next one."""
-    skip = (command.page - 1) * command.limit
-    if command.after is not None:
-        after = await _seq_at(conn, command.chatroom_id, "after", command.after)
-        return await messages.page_after(conn, command.chatroom_id, after, command.limit + 1, skip)
-    before = None
+def _begin(command: FetchMessages) -> tuple[Side, Cursor]:
+    """On which side of what the messages are. Raises ChatError for what is wrong with the command, whoever sends it."""
+    if command.after is None:
+        return "before", NEWEST if command.before is None else parse_cursor("before", command.before)
     if command.before is not None:
-        before = await _seq_at(conn, command.chatroom_id, "before", command.before)
-    return await messages.page_before(conn, command.chatroom_id, before, command.limit + 1, skip)
+        raise ChatError("VALIDATION_INVALID_VALUE", "Give before or after, not both.", details={"field": "after"})
+    return "after", parse_cursor("after", command.after)
 
 
-async def _seq_at(conn: Connection, chatroom_id: UUID, field: str, cursor: str | int) -> int:
-    """The seq that a cursor means: itself, that of a message, or the border of a moment."""
-    match parse_cursor(field, cursor):
-        case int(seq):
-            return seq
-        case UUID() as message_id:
-            found = await messages.seq_of(conn, chatroom_id, message_id)
-            if found is None:
-                raise ChatError("MESSAGE_NOT_FOUND", details={"field": field})
-            return found
-        case moment:
-            if field == "before":
-                return await messages.last_seq_before(conn, chatroom_id, moment) + 1
-            return await messages.last_seq_before(conn, chatroom_id, min(moment, _LAST) + _MILLISECOND)
-
-
-_MILLISECOND = timedelta(milliseconds=1)
-_LAST = datetime.max.replace(tzinfo=UTC) - _MILLISECOND  # the last moment that has another one after it
-
-
-def parse_cursor(field: str, cursor: str | int) -> int | UUID | datetime:
+def parse_cursor(field: Side, cursor: str | int) -> Cursor:
     """A cursor as what it is: a seq, a message id, or a time. Raises ChatError for anything else."""
     if isinstance(cursor, int) or cursor.isdecimal():
         if 0 <= int(cursor) < 2**63:

@@ -186,7 +186,7 @@ async def _last_messages(services: Services, rows: list[Any]) -> dict[UUID, Mess
     last: dict[UUID, Message] = {}
     for row in rows:
         key = await services.room_keys.get(row["chatroom_id"])
-        last[row["chatroom_id"]] = messages.open_message(messages.stored_message(row), messages.sender_of(row), key)
+        last[row["chatroom_id"]] = messages.open_row(row, key)
     return last
 
 

@@ -18,7 +18,7 @@ from crypto.sealing import MasterKeys, SealBroken
 from gateway.client import Client, Device, connect
 from protocol import commands
 from protocol.models import EncryptedContent, Message
-from storage import messages
+from storage import history, messages
 from storage.database import Database
 from storage.room_keys import RoomKeys
 from tests.e2e.conftest import StartServer
@@ -89,9 +89,10 @@ async def unsealed(server: Server, master: MasterKeys, room: UUID) -> list[Messa
     database = await Database.open(server.database_url, 1)
     key = await RoomKeys(database, master).get(room)
     async with database.acquire() as conn:
-        rows = await messages.page_after(conn, room, 0, 100, 0)
+        member: UUID = await conn.fetchval("SELECT user_id FROM members WHERE chatroom_id = $1 LIMIT 1", room)
+        page = await history.page(conn, room, member, "after", 0, 100, 0)
     await database.close()
-    return list(messages.open_rows(rows, key))
+    return list(messages.open_rows(page.rows, key))
 
 
 # --- everything that might be a key ----------------------------------------------------------
