@@ -38,9 +38,6 @@ STATEMENT_SECONDS = 30.0
 MIGRATION_SECONDS = 3_600.0
 """How long one migration may take, or wait for another process that migrates."""
 
-LOOK_UPS = 4
-"""Connections beside the pool for short queries; more of them at once would only take each other's time."""
-
 RETRY_SECONDS = 1.0
 """What a client is told to wait while the database is away: a restart takes about that long."""
 
@@ -74,11 +71,11 @@ class DatabaseError(Exception):
 class Database:
     """A pool of connections to one PostgreSQL database. It heals by itself when the server comes back."""
 
-    def __init__(self, pool: Pool[asyncpg.Record], opener: Opener) -> None:
+    def __init__(self, pool: Pool[asyncpg.Record], look_ups: Standings, opener: Opener) -> None:
         self._pool = pool
+        self._look_ups = look_ups
         self._opener = opener
         self._standing: list[Standing] = []
-        self._look_ups = Standings(opener, LOOK_UPS)
         self._guard: Guard | None = None
 
     def guard(self, guard: Guard) -> None:
@@ -87,11 +84,15 @@ class Database:
 
     @classmethod
     async def open(cls, url: str, pool_size: int) -> Database:
-        """Connects once, to see that the server is there and new enough. Raises DatabaseError."""
+        """Connects once, to see that the server is there and new enough. Raises DatabaseError.
+
+        Of `pool_size` connections a third is for `look_up`, and at least one for each kind.
+        """
+        look_ups = max(1, (pool_size + 1) // 3)
         pool = asyncpg.create_pool(
             url,
             min_size=0,  # connections open as they are needed: a restart of the server leaves nothing to repair
-            max_size=pool_size,
+            max_size=max(1, pool_size - look_ups),
             timeout=CONNECT_SECONDS,
             command_timeout=STATEMENT_SECONDS,
             init=_prepare,
@@ -104,7 +105,8 @@ class Database:
         except BaseException as error:
             await pool.close()
             raise _unusable(error) from None
-        return cls(pool, partial(_open, url))
+        opener = partial(_open, url)
+        return cls(pool, Standings(opener, look_ups), opener)
 
     @property
     def losses(self) -> int:

@@ -84,10 +84,13 @@ class Standings:
         self._all = [Standing(opener) for _ in range(most)]
         self._resting = list(self._all)
         self._turns = asyncio.Semaphore(most)
+        self._closed = False
 
     @asynccontextmanager
     async def turn(self, patience: float) -> AsyncIterator[Standing]:
-        """One of them. Raises TimeoutError when none is free within so many seconds."""
+        """One of them. Raises TimeoutError when none is free within so many seconds; InterfaceError after `close`."""
+        if self._closed:
+            raise asyncpg.InterfaceError("the database is closed")
         async with asyncio.timeout(patience):
             await self._turns.acquire()
         standing = self._resting.pop()
@@ -98,7 +101,8 @@ class Standings:
             self._turns.release()
 
     async def close(self) -> None:
-        """Waits for those in use, then says goodbye on all. There are no more turns."""
+        """Waits for those in use, then says goodbye on all. From now on there are no turns."""
+        self._closed = True
         for _ in self._all:
             await self._turns.acquire()
         for standing in self._all:

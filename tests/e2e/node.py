@@ -91,6 +91,12 @@ class SlowDatabase(Database):
         async with super().acquire() as conn:
             yield cast("Connection", _SlowConnection(conn))
 
+    @asynccontextmanager
+    async def look_up(self) -> AsyncIterator[Connection]:
+        """The same for short queries."""
+        async with super().look_up() as conn:
+            yield cast("Connection", _SlowConnection(conn))
+
 
 class LateDatabase(Database):
     """What the journal writes to: the answer to every other COMMIT comes up to `late` seconds after the commit."""

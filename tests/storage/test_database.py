@@ -87,6 +87,66 @@ class TestConnections:
                 await connection.fetchval("SELECT $1::jsonb", {"a": object()})
 
 
+class TestLookUps:
+    async def test_a_query_is_planned_once(self, db: Database) -> None:
+        """However often it is run: its rows are found by key, so no value of a parameter would change its plan."""
+        async with db.look_up() as connection:
+            for limit in range(10):
+                await connection.fetch("SELECT id FROM users WHERE id > $1 ORDER BY id LIMIT $2", UUID(int=0), limit)
+            plans = "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE '%LIMIT $2'"
+            assert tuple(await connection.fetchrow(plans) or ()) == (10, 0)
+
+    async def test_they_take_turns(self, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A connection serves one after the other; waiting too long for one is an outage to the caller."""
+        db = await Database.open(database_url, pool_size=1)
+        waiting = asyncio.create_task(_pid_by_look_up(db))
+        async with db.look_up() as connection:
+            pid = await connection.fetchval("SELECT pg_backend_pid()")
+            monkeypatch.setattr(module, "CONNECT_SECONDS", 0.05)
+            with pytest.raises(ChatError, match="SERVICE_UNAVAILABLE"):
+                await _pid_by_look_up(db)
+        assert await waiting == pid
+        await db.close()
+
+    async def test_a_refusal_is_no_failure(self, database_url: str) -> None:
+        """What an action refuses while it looks something up costs no new connection."""
+        db = await Database.open(database_url, pool_size=1)
+        pid = await _pid_by_look_up(db)
+        with pytest.raises(ChatError, match="CHATROOM_NOT_FOUND"):
+            async with db.look_up():
+                raise ChatError("CHATROOM_NOT_FOUND")
+        assert await _pid_by_look_up(db) == pid
+        await db.close()
+
+    async def test_who_is_cancelled_leaves_no_answer_behind(self, database_url: str) -> None:
+        """The next one gets another connection, and its own answer."""
+        db = await Database.open(database_url, pool_size=1)
+        pid = await _pid_by_look_up(db)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05), db.look_up() as connection:
+                await connection.fetchval("SELECT pg_sleep(5)")
+        assert await _pid_by_look_up(db) != pid
+        await db.close()
+
+    async def test_a_connection_killed_while_idle(self, db: Database, server_url: str) -> None:
+        """It is replaced before anyone notices."""
+        pid = await _pid_by_look_up(db)
+        await _kill(server_url, pid)
+        assert await _pid_by_look_up(db) != pid
+
+    async def test_closing(self, database_url: str) -> None:
+        """While a close waits for those who are not done, and after it, newcomers are turned away."""
+        db = await Database.open(database_url, pool_size=2)
+        async with db.look_up():
+            closing = asyncio.create_task(db.close())
+            await asyncio.sleep(0)
+            with pytest.raises(ChatError, match="SERVICE_UNAVAILABLE"):
+                await _pid_by_look_up(db)
+        await closing
+        with pytest.raises(ChatError, match="SERVICE_UNAVAILABLE"):
+            await _pid_by_look_up(db)
+
+
 class TestOutages:
     async def test_no_free_connection(self, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """Waiting too long for a free connection is an outage to the caller, who may retry."""
@@ -184,6 +244,12 @@ async def _kill(server_url: str, pid: int) -> None:
     await admin.execute("SELECT pg_terminate_backend($1, 1000)", pid)
     await admin.close()
     await asyncio.sleep(0.05)
+
+
+async def _pid_by_look_up(db: Database) -> int:
+    async with db.look_up() as connection:
+        pid: int = await connection.fetchval("SELECT pg_backend_pid()")
+    return pid
 
 
 async def _use(db: Database, outcomes: list[str]) -> None:
