@@ -385,7 +385,7 @@ class Connection:
     def enter(self, session: Session, actor: Actor) -> None:
         """A session is open from now on."""
         self._session = session
-        self._actor = replace(actor, session=session)
+        self._actor = replace(actor, session=session, user=session.user)
         self._door.known(self._address)
         self._door.wheel.schedule(self, self._next_due(self._door.wheel.now()))
 

@@ -20,13 +20,16 @@ Factory = Callable[[], asyncio.Protocol]
 
 
 class FrontDoor(asyncio.Protocol):
-    """A new connection, until its first request's head is there."""
+    """A new connection, until its first request's head is there; the wheel still has it until the deadline."""
+
+    __slots__ = ("_deadline", "_handed_over", "_head", "_http", "_transport", "_websocket", "_wheel", "due")
 
     def __init__(self, websocket: Factory, http: Factory, wheel: Wheel, deadline: float) -> None:
         self._websocket = websocket
         self._http = http
         self._wheel = wheel
         self._deadline = deadline
+        self._transport: asyncio.Transport
         self._head = b""
         self._handed_over = False
         self.due = 0

@@ -9,7 +9,7 @@ the state and makes it live, without a seam.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import groupby
+from itertools import groupby, islice
 from uuid import UUID
 
 from gateway.fence import Fence, Open
@@ -58,8 +58,12 @@ class Hub:
 
     def adopt(self, session: Session) -> None:
         """A session that another node had; it has no socket yet."""
+        group = self.users.setdefault(session.user.id, {})
+        for other in islice(group, 1):
+            if other.user == session.user:
+                session.user = other.user  # one object for all of a user's sessions
+        group[session] = None
         self.sessions[session.id] = session
-        self.users.setdefault(session.user.id, {})[session] = None
 
     def attach(self, session: Session, link: Link, wire: Wire) -> None:
         """A socket takes up a cut session; a socket that still had it is closed as replaced."""
@@ -128,7 +132,7 @@ class Hub:
         self._unlist(session, room)
         room.ahead.pop(session, None)
         room.held[session] = []
-        session.rooms[room_id] = room
+        session.rooms[room.id] = room  # the id that all share
 
     def release(self, session: Session, room_id: UUID, seq: int) -> bool:
         """Sends what was set aside after `seq` and makes the session live.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from abc import ABC, abstractmethod
 from typing import cast
 
@@ -59,7 +60,10 @@ class Pump(asyncio.Protocol, ABC):
         """Takes the socket."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
-        self._address = network_of(self._peer)
+        self._come_from(self._peer)
+
+    def _come_from(self, address: str | None) -> None:
+        self._address = sys.intern(network_of(address))  # one string for all who come from there
 
     @property
     def _peer(self) -> str | None:

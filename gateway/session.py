@@ -7,7 +7,7 @@ no number goes into a frame, so that all receivers can share the same bytes.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 from uuid import UUID
@@ -34,6 +34,12 @@ class SessionLimits:
     outbox: int
     replay_frames: int
     replay_bytes: int
+    slack: int = field(init=False)
+    """What may be kept, by weight, before it is looked at whether that is too much."""
+
+    def __post_init__(self) -> None:
+        weight = min(self.replay_bytes, self.replay_frames * FRAME_WEIGHT)
+        object.__setattr__(self, "slack", weight // SLACK)
 
 
 class Session:
@@ -223,7 +229,7 @@ class Session:
             size -= len(self.replay[over].data)
             over += 1
         self._forget(over)
-        self._slack = min(limits.replay_bytes, limits.replay_frames * FRAME_WEIGHT) // SLACK
+        self._slack = limits.slack
 
     def _forget(self, count: int) -> None:
         """Lets the oldest chunks go, which are counted."""

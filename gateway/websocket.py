@@ -24,7 +24,7 @@ from gateway.envelope import MAX_MESSAGE, NoiseBroken, PrivateKey, accept
 from gateway.frames import Frames
 from gateway.pump import Pump
 from gateway.wire import Wire
-from protocol.addresses import client_of, network_of
+from protocol.addresses import client_of
 from protocol.codec import CODECS
 from protocol.errors import CloseCode
 from protocol.events import Closing
@@ -133,7 +133,7 @@ class WebSocketPump(Pump):
 
     def _shake_hands(self, head: bytes) -> None:
         """Answers the request; the protocol checks it against RFC 6455, we check who may connect."""
-        protocol = ServerProtocol(subprotocols=_OFFERED, select_subprotocol=_select)
+        protocol = _Handshake(subprotocols=_OFFERED)
         protocol.receive_data(head)
         for request in protocol.events_received():
             assert isinstance(request, Request)
@@ -143,10 +143,11 @@ class WebSocketPump(Pump):
                 return
         self._ended = True
         self._write_all(protocol.data_to_send())
+        protocol.end()
 
     def _response(self, protocol: ServerProtocol, request: Request) -> Response:
         forwarded = request.headers.get_all("X-Forwarded-For")
-        self._address = network_of(client_of(self._peer, forwarded, self._door.proxies))
+        self._come_from(client_of(self._peer, forwarded, self._door.proxies))
         if not self._allowed(request.headers):
             return protocol.reject(HTTPStatus.FORBIDDEN, "This origin may not connect: see PARLEY_ORIGINS.\n")
         if not self._admit():
@@ -166,8 +167,9 @@ class WebSocketPump(Pump):
             return False
         return "*" in self._origins or origins[0] in self._origins or [_host(origins[0])] == headers.get_all("Host")
 
-    def _open(self, protocol: ServerProtocol, request: Request) -> None:
+    def _open(self, protocol: _Handshake, request: Request) -> None:
         answer = b"".join(protocol.data_to_send())
+        protocol.end()
         name = protocol.subprotocol or SUBPROTOCOL + DEFAULT
         self._sealed = name == NOISE
         self._frames = Frames(MAX_MESSAGE if self._sealed else self._door.config.limit_frame)
@@ -248,14 +250,21 @@ class WebSocketPump(Pump):
                 self._transport.close()  # the protocol's end of stream: what is buffered still goes out
 
 
-def _select(protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
-    """The client's first that we speak. Offering none means JSON; offering only strange ones is an error."""
-    if not offered:
-        return None
-    for name in offered:
-        if protocol.available_subprotocols and name in protocol.available_subprotocols:
-            return name
-    raise InvalidHandshake("none of the subprotocols is spoken here")
+class _Handshake(ServerProtocol):
+    """Reads one request and answers it."""
+
+    def select_subprotocol(self, subprotocols: Sequence[Subprotocol]) -> Subprotocol | None:
+        """The client's first that we speak. Offering none means JSON; offering only strange ones is an error."""
+        if not subprotocols:
+            return None
+        for name in subprotocols:
+            if self.available_subprotocols and name in self.available_subprotocols:
+                return name
+        raise InvalidHandshake("none of the subprotocols is spoken here")
+
+    def end(self) -> None:
+        """It has answered: what its parser holds is let go at once, not when garbage is collected."""
+        self.parser.close()
 
 
 def _token(request: Request) -> str | None:

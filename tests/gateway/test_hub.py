@@ -12,6 +12,7 @@ from gateway.hub import HELD_EVENTS
 from gateway.outboxes import SLICE
 from protocol.errors import CloseCode
 from protocol.events import TypingIndicator
+from protocol.models import User
 from storage.events import CommittedEvent
 from tests.gateway.hub_world import LIMITS, ROOM, FakeLink, World, event, names, seqs
 
@@ -216,6 +217,18 @@ async def test_joined_while_the_session_opens(world: World) -> None:
     world.deliver(7)
     world.flush()
     assert seqs(link) == [5, 6, 7]
+
+
+async def test_what_sessions_have_in_common_is_there_once(world: World) -> None:
+    """Sessions of one user share what is known of them, and a room's id; who has an older name keeps it until told."""
+    one, two, older = (
+        world.session(user=User(id=OTHER, username=name, display_name=""))[0] for name in ("ann", "ann", "anne")
+    )
+    assert two.user is one.user
+    assert (older.user.username, one.user.username) == ("anne", "ann")
+    for session in (one, two):
+        world.hub.hold(session, UUID(str(ROOM)))
+    assert next(iter(one.rooms)) is next(iter(two.rooms))
 
 
 async def test_a_room_that_nobody_hears_is_forgotten(world: World) -> None:
