@@ -5,23 +5,19 @@ from __future__ import annotations
 import asyncio
 import sys
 from abc import ABC, abstractmethod
-from typing import cast
 
 from gateway.connection import Connection
 from gateway.door import Door
-from gateway.envelope import Envelope
+from gateway.sink import Sink
 from gateway.wire import Wire
 from protocol.addresses import network_of
 from protocol.errors import CloseCode
 
 SLICE = 8_192
 """Bytes of a read that are worked on at a time, so that no client's read keeps the others waiting."""
-HIGH_WATER = 65_536
-"""Bytes the transport may buffer before frames wait in the session's outbox, where they are counted."""
-LOW_WATER = 16_384
 
 
-class Pump(asyncio.Protocol, ABC):
+class Pump(Sink, ABC):
     """One socket. A subclass turns its bytes into payloads, and is the `Socket` of its connection."""
 
     __slots__ = (
@@ -30,36 +26,27 @@ class Pump(asyncio.Protocol, ABC):
         "_connection",
         "_door",
         "_ended",
-        "_envelope",
         "_held",
-        "_live",
-        "_transport",
         "_waiting",
         "due",
-        "paused",
     )
 
-    _transport: asyncio.Transport
-
     def __init__(self, door: Door) -> None:
+        super().__init__()
         self._door = door
         self._connection: Connection | None = None
-        self._envelope: Envelope | None = None
         self._address = ""
         self._admitted = False  # counted as a stranger
-        self._live = False  # plain and cheap: it is asked at every write
         self._ended = False  # what still comes is not looked at
         self._held = False  # the connection wants no more for now
         self._waiting = b""
-        self.paused = False
         self.due = 0
 
     # --- asyncio.Protocol --------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Takes the socket."""
-        self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
+        super().connection_made(transport)
         self._come_from(self._peer)
 
     def _come_from(self, address: str | None) -> None:
@@ -90,7 +77,7 @@ class Pump(asyncio.Protocol, ABC):
 
     def _leave(self, *, clean: bool) -> None:
         """The socket is gone, whether there was a connection on it or not."""
-        self._live, self._ended, self._waiting = False, True, b""
+        self._ended, self._waiting = True, b""
         if self._connection is not None:
             self._connection.lost(clean=clean)
         elif self._admitted:
@@ -143,15 +130,10 @@ class Pump(asyncio.Protocol, ABC):
         connection = self._connection = Connection(self._door, self, wire, self._address, peer_key)
         self._live = True
         hello = connection.hello()
-        self._transport.write(answer + (hello if self._envelope is None else self._envelope.seal(hello)))
+        self._send(answer + (hello if self._envelope is None else self._envelope.seal(hello)))
         connection.begin(token)
 
     # --- what the hub and the connection use ---------------------------------------------------
-
-    def write(self, data: bytes) -> None:
-        """Sends frames that are framed already; the bytes are shared with other receivers, until they are sealed."""
-        if self._live and data:
-            self._transport.write(data if self._envelope is None else self._envelope.seal(data))
 
     def stuck(self) -> None:
         """The session behind this socket lags."""

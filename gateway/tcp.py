@@ -48,6 +48,7 @@ class TcpPump(Pump):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone. A goodbye has been taken care of when it came."""
+        super().connection_lost(exc)
         self._leave(clean=False)
 
     # --- in ----------------------------------------------------------------------------------
@@ -167,7 +168,7 @@ class TcpPump(Pump):
 
     def _turn_away(self, wire: Wire, code: CloseCode, reason: str) -> None:
         """Says why there will be no connection; the deadline that runs already drops the socket."""
-        self._transport.write(wire.chunk("closing", Closing(code=code, reason=reason)).data)
+        self._send(wire.chunk("closing", Closing(code=code, reason=reason)).data)
         self._door.metrics.closed(code.name)
         self._end()
 

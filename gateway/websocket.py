@@ -103,6 +103,7 @@ class WebSocketPump(Pump):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
+        super().connection_lost(exc)
         self._leave(clean=self._frames is not None and self._frames.closed_normally)
 
     # --- in ----------------------------------------------------------------------------------
@@ -174,7 +175,7 @@ class WebSocketPump(Pump):
         self._sealed = name == NOISE
         self._frames = Frames(MAX_MESSAGE if self._sealed else self._door.config.limit_frame)
         if self._sealed:
-            self._transport.write(answer)
+            self._send(answer)
             self._door.wheel.schedule(self, self._door.wheel.now() + self._door.config.frame_deadline)
         else:
             self._begin(self._wires[name], answer, token=_token(request))
@@ -229,7 +230,7 @@ class WebSocketPump(Pump):
     def ping(self) -> None:
         """A WebSocket ping."""
         if self._frames is not None and self._frames.open:
-            self._transport.write(_PING)
+            self._send(_PING)
 
     def hang_up(self) -> None:
         """Closes after the client's goodbye."""
@@ -244,7 +245,7 @@ class WebSocketPump(Pump):
     def _write_all(self, writes: Sequence[bytes]) -> None:
         for data in writes:
             if data:
-                self._transport.write(data)
+                self._send(data)
             else:
                 self._live = False
                 self._transport.close()  # the protocol's end of stream: what is buffered still goes out

@@ -11,21 +11,24 @@ from protocol.codec import Codec, ServerFrame
 from protocol.errors import ChatError
 from storage.events import CommittedEvent
 
-FRAME_WEIGHT = 1_024
+KIB = 1_024
 """Bytes that a frame counts for besides its own: by default as many frames as KiB are kept for a resume."""
 SHARED = 16
 """Chunks in an outbox that others may come to share. A longer one is a slow reader's own."""
 
 
 class Chunk:
-    """One or more encoded frames, joined. `ends` says where each ends, so that a resume can begin in the middle."""
+    """One or more encoded frames, joined. `ends` says where each ends, so that a resume can begin in the middle.
+
+    `weight` is what it counts for, in KiB: small numbers, which are not made anew for each session that counts.
+    """
 
     __slots__ = ("chatroom_id", "data", "ends", "seq", "weight")
 
     def __init__(self, data: bytes, ends: tuple[int, ...], chatroom_id: UUID | None = None, seq: int = 0) -> None:
         self.data = data
         self.ends = ends
-        self.weight = len(data) + FRAME_WEIGHT * len(ends)
+        self.weight = len(ends) + -(-len(data) // KIB)
         self.chatroom_id = chatroom_id
         self.seq = seq
 
