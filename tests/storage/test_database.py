@@ -134,8 +134,9 @@ class TestLookUps:
         await _kill(server_url, pid)
         assert await _pid_by_look_up(db) != pid
 
-    async def test_closing(self, database_url: str) -> None:
-        """While a close waits for those who are not done, and after it, newcomers are turned away."""
+    async def test_closing(self, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """While a close waits for those who are not done, and after it, newcomers are turned away at once."""
+        monkeypatch.setattr(module, "CONNECT_SECONDS", 600.0)  # nobody waits for a turn that will not come
         db = await Database.open(database_url, pool_size=2)
         async with db.look_up():
             closing = asyncio.create_task(db.close())
