@@ -48,7 +48,7 @@ from protocol.framing import FrameReader, frame
 from storage.blobs import Directory
 from storage.bus import LocalBus
 from storage.database import Connection, Database
-from storage.journal import Journal
+from storage.journal import Journal, Settle
 from storage.lookups import Lookups
 from storage.room_keys import RoomKeys
 
@@ -166,9 +166,9 @@ class Node:
         command = CreateChatroom(name="room", user_ids=[actor.user.id for actor in members])
         return cast("UUID", cast("Any", await self.chat.handle(owner, command)).chatroom.id)
 
-    def send(self, actor: Actor, room: UUID, text: str) -> None:
+    def send(self, actor: Actor, room: UUID, text: str, settle: Settle = lambda _: None) -> None:
         """Puts a message into the journal, whose room key is at hand."""
-        assert self.chat.begin(actor, SendMessage(chatroom_id=room, content=text), lambda _: None)
+        assert self.chat.begin(actor, SendMessage(chatroom_id=room, content=text), settle)
 
 
 @asynccontextmanager

@@ -21,7 +21,11 @@ OFFSETS = 200
 LONGEST = 0.3
 """Seconds that the slowest query takes."""
 RATE = 500
-"""Messages a second."""
+"""Messages a second, where the machine can take them."""
+UNDER_WAY = 100
+"""Messages that wait for their commit at most: a slow machine gets fewer a second."""
+TOGETHER = 50
+"""Clients that are in the middle of it at most; a quick machine never has so many."""
 
 
 @pytest.fixture
@@ -40,14 +44,19 @@ def delays(place: int) -> tuple[float, float]:
 
 @asynccontextmanager
 async def traffic(node: Node, actor: Actor, room: UUID) -> AsyncIterator[None]:
-    """RATE messages a second, for as long as the context is open."""
+    """RATE messages a second at most, for as long as the context is open."""
 
     async def send() -> None:
         loop = asyncio.get_running_loop()
-        start, sent = loop.time(), 0
+        start, sent, done = loop.time(), 0, 0
+
+        def settle(_: object) -> None:
+            nonlocal done
+            done += 1
+
         while True:
-            while sent < (loop.time() - start) * RATE:
-                node.send(actor, room, str(sent))
+            while sent < (loop.time() - start) * RATE and sent - done < UNDER_WAY:
+                node.send(actor, room, str(sent), settle)
                 sent += 1
             await asyncio.sleep(0.008)
 
@@ -59,9 +68,15 @@ async def traffic(node: Node, actor: Actor, room: UUID) -> AsyncIterator[None]:
         await node.journal.drain()
 
 
-async def life(node: Node, token: str, room: UUID, place: int) -> list[str]:
-    """One client: it connects, is cut, resumes, and syncs. Returns what was wrong."""
+async def life(node: Node, token: str, room: UUID, place: int, turns: asyncio.Semaphore) -> list[str]:
+    """One client, when it is its turn: it connects, is cut, resumes, and syncs. Returns what was wrong."""
     await asyncio.sleep(place * 0.035)
+    async with turns:
+        return await live(node, token, room, place)
+
+
+async def live(node: Node, token: str, room: UUID, place: int) -> list[str]:
+    """What `life` is about."""
     DELAYS.set(delays(place))
     reader = Reader(node, token)
     await reader.open()
@@ -88,8 +103,9 @@ async def test_no_seam(node: Node) -> None:
     steady = [Reader(node, token) for _ in range(2)]
     for reader in steady:
         await reader.open()
+    turns = asyncio.Semaphore(TOGETHER)
     async with traffic(node, ann, room):
-        faults = await asyncio.gather(*(life(node, token, room, place) for place in range(OFFSETS)))
+        faults = await asyncio.gather(*(life(node, token, room, place, turns) for place in range(OFFSETS)))
     assert {place: fault for place, fault in enumerate(faults) if fault} == {}
     for reader in steady:
         await reader.caught_up(room)
