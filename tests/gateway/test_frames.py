@@ -157,5 +157,5 @@ def test_nothing_stays_behind(piece: int) -> None:
 
 
 def parsers() -> int:
-    """How many there are. Other tests' weak proxies are among the objects, and `isinstance` would ask what they stand for."""
+    """How many there are. By `type`: other tests' weak proxies are among the objects, and those would be asked."""
     return sum(type(found) is ServerProtocol for found in gc.get_objects())
