@@ -12,7 +12,6 @@ import asyncio
 import logging
 import math
 import time
-from dataclasses import replace
 from typing import Any
 
 from msgspec import Struct
@@ -48,7 +47,6 @@ class Connection:
 
     __slots__ = (
         "_abort_at",
-        "_actor",
         "_address",
         "_closing",
         "_deadlines",
@@ -73,7 +71,6 @@ class Connection:
         self._address = address
         self._peer_key = peer_key
         self._session: Session | None = None
-        self._actor: Actor | None = None
         self._inbox: Inbox[Request | BadFrame] | None = None
         self._deadlines = Deadlines(door.wheel.now())
         self._finishing = False
@@ -283,11 +280,10 @@ class Connection:
         session.pending += 1
         try:
             if isinstance(command, SendMessage):
-                assert self._actor is not None
-                await self._door.chat.prepare(self._actor, command)
+                await self._door.chat.prepare(Actor.of(session), command)
                 self._begin_send(session, request.id, command)
                 return
-            answer = await self._door.chat.handle(self._actor, command)
+            answer = await self._door.chat.handle(Actor.of(session), command)
         except ChatError as error:
             self.answer_error(session, request.id, error)
             return
@@ -303,11 +299,10 @@ class Connection:
             else:
                 self._answer(session, id, outcome)
 
-        assert self._actor is not None
         if session.moved:  # another node took it while we read: the client learns there what became of the command
             return
         session.pending += 1
-        self._door.chat.begin(self._actor, command, settle)
+        self._door.chat.begin(Actor.of(session), command, settle)
 
     def _take_bad(self, error: BadFrame) -> None:
         if self._session is None:
@@ -382,10 +377,10 @@ class Connection:
         """What is open."""
         return self._session
 
-    def enter(self, session: Session, actor: Actor) -> None:
+    def enter(self, session: Session) -> None:
         """A session is open from now on."""
         self._session = session
-        self._actor = replace(actor, session=session, user=session.user)
+        self._deadlines.entered()
         self._door.known(self._address)
         self._door.wheel.schedule(self, self._next_due(self._door.wheel.now()))
 

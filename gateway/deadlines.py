@@ -31,6 +31,10 @@ class Deadlines:
         self._warned = False
         self._stuck_since = 0.0
 
+    def entered(self) -> None:
+        """There is a session: how long it took is of no interest any more, and a number less to keep."""
+        self._opened_at = 0.0
+
     def touch(self, now: float) -> None:
         """Something came from the client: it lives."""
         self.last_seen = now

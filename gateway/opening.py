@@ -36,7 +36,7 @@ class Client(Protocol):
         """What is open."""
         ...
 
-    def enter(self, session: Session, actor: Actor) -> None:
+    def enter(self, session: Session) -> None:
         """A session is open from now on."""
         ...
 
@@ -133,7 +133,7 @@ class Opening:
         if self._client.closing:
             self._door.hub.forget(session)
             return
-        self._client.enter(session, actor)
+        self._client.enter(session)
         self._door.admit(session, states, id)
 
     async def _renew(self, session: Session, actor: Actor, id: str | None) -> None:
@@ -170,9 +170,7 @@ class Opening:
         if self._client.closing:
             self._door.cut(session, self._link)
             return
-        self._client.enter(
-            session, Actor(session.user, session.sign_in_id, session.token_expires_at, session, session.scopes)
-        )
+        self._client.enter(session)
         first = self._wire.chunk("resumed", Resumed(missed=missed, handled=session.handled), id=id)
         session.outbox = Outbox.of([first, *(session.outbox.chunks if session.outbox else ())])
         self._door.hub.outboxes.remind_lagging(session)
