@@ -1,4 +1,5 @@
 import asyncio
+import time
 from contextlib import suppress
 
 import pytest
@@ -28,6 +29,16 @@ def test_counts() -> None:
     assert _value(metrics, 'parley_outbox_drops_total{why="lagging"}') == 3
     assert _value(metrics, 'parley_resumes_total{verdict="resumed"}') == 1
     assert _value(metrics, 'parley_syncs_total{verdict="complete"}') == 1
+
+
+def test_a_counter_says_since_when_it_counts() -> None:
+    """That is before the first command, whenever the metrics are read."""
+    metrics = Metrics()
+    metrics.command("SendMessage", "ok")
+    counted = time.time()
+    metrics.command("SendMessage", "ok")
+    assert _value(metrics, 'parley_commands_created{kind="SendMessage",outcome="ok"}') <= counted
+    assert _value(metrics, 'parley_commands_total{kind="SendMessage",outcome="ok"}') == 2
 
 
 def test_times() -> None:
