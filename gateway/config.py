@@ -83,7 +83,9 @@ class Config:
         None,
         "where ClamAV's daemon scans files: `host:port`, or `unix:` and a path; not set, none are",
     )
-    database_pool: int = setting("PARLEY_DATABASE_POOL", 10, "most connections to the database")
+    database_pool: int = setting(
+        "PARLEY_DATABASE_POOL", 10, "most connections to the database, at least 2; the journal has one more"
+    )
     origins: tuple[str, ...] = setting(
         "PARLEY_ORIGINS",
         (),

@@ -9,7 +9,7 @@ the state and makes it live, without a seam.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import groupby, islice
+from itertools import groupby
 from uuid import UUID
 
 from gateway.fence import Fence, Open
@@ -59,9 +59,9 @@ class Hub:
     def adopt(self, session: Session) -> None:
         """A session that another node had; it has no socket yet."""
         group = self.users.setdefault(session.user.id, {})
-        for other in islice(group, 1):
-            if other.user == session.user:
-                session.user = other.user  # one object for all of a user's sessions
+        other = next(iter(group), None)
+        if other is not None and other.user == session.user:
+            session.user = other.user  # one object for all of a user's sessions
         group[session] = None
         self.sessions[session.id] = session
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from protocol.models import Message, MessageType, User
 from storage.database import Connection
@@ -65,23 +65,7 @@ def stored_message(row: Any) -> StoredMessage:
 
 def open_message(stored: StoredMessage, sender: User, key: RoomKey) -> Message:
     """The message as members see it. Raises crypto.sealing.SealBroken when the row was tampered with."""
-    body = key.unseal(stored.id, stored.sender_id, stored.key_version, stored.nonce, stored.sealed)
-    return Message(
-        id=stored.id,
-        chatroom_id=stored.chatroom_id,
-        seq=stored.seq,
-        user_id=stored.sender_id,
-        username=sender.username,
-        display_name=sender.display_name,
-        avatar_url=sender.avatar_url,
-        content=body.content,
-        attachments=body.attachments,
-        message_type=stored.message_type,
-        reply_to=stored.reply_to,
-        created_at=stored.created_at,
-        edited_at=stored.edited_at,
-        recalled_at=stored.recalled_at,
-    )
+    return open_row(structs.asdict(sender) | structs.asdict(stored), key)
 
 
 def open_rows(rows: Iterable[Any], key: RoomKey) -> tuple[Message, ...]:

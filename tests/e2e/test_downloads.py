@@ -17,7 +17,8 @@ import pytest
 import yarl
 
 from tests.e2e.conftest import StartServer
-from tests.e2e.server import Person, Server
+from tests.e2e.server import PASSWORD, Person, Server
+from tests.e2e.socket_client import socket_client
 from tests.e2e.test_files import signed, upload
 from tests.e2e.test_key_rotation import rotate
 from tests.pictures import polyglot
@@ -105,6 +106,23 @@ async def test_a_signed_address(common_server: Server, crowd: list[Person]) -> N
         assert (await ask(common_server, path))[0] == 404
     for method, path in (("GET", f"/files/{one['id']}/info"), ("POST", "/files/urls"), ("GET", "/users/me")):
         assert (await common_server.call(method, f"{path}?{signature}", body={}))[0] == 401
+
+
+async def test_a_renewed_session_acts_for_its_new_sign_in(common_server: Server) -> None:
+    """What a socket asks for after it was renewed under another sign-in is that one's, and outlives the former."""
+    ann = await common_server.person()
+    file = await upload(common_server, ann, b"still there")
+    login = {"username": ann.username, "password": PASSWORD}
+    other = (await common_server.data("POST", "/auth/login", body=login))["access_token"]
+    async with socket_client(common_server) as socket:
+        await socket.authenticate(ann.token)
+        former = (await socket.ask("get_file_urls", {"file_ids": [file["id"]]}))["data"]["files"][0]["url"]
+        assert (await socket.ask("authenticate", {"token": other}))["event"] == "authenticated"
+        url = (await socket.ask("get_file_urls", {"file_ids": [file["id"]]}))["data"]["files"][0]["url"]
+        await common_server.data("POST", "/auth/logout", ann.token)
+        assert (await ask(common_server, former))[0] == 404
+        assert (await ask(common_server, url))[::2] == (200, b"still there")
+        assert (await socket.ask("ping"))["event"] == "pong"
 
 
 async def test_an_old_address(start_server: StartServer) -> None:

@@ -95,7 +95,7 @@ async def live(node: Node, token: str, room: UUID, place: int) -> list[str]:
 
 
 async def test_no_seam(node: Node) -> None:
-    """At 200 offsets of 0 to 300 ms, with 500 messages a second; also where others see a commit before we do."""
+    """At 200 offsets of 0 to 300 ms, with up to 500 messages a second; also where others see a commit before we do."""
     ann, token = await node.user("ann")
     room = await node.room(ann)
     await node.services.room_keys.get(room)
