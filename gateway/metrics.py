@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Generic, Never, TypeVar
+from typing import Never
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.gc_collector import GCCollector
@@ -22,23 +22,23 @@ LAG_INTERVAL = 0.05
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
-M = TypeVar("M", Counter, Histogram)
 
+class _Children(dict[tuple[str, ...], Histogram]):
+    """The children of a histogram by their labels; looking one up here costs a tenth of `labels()`."""
 
-class _Children(dict[tuple[str, ...], M], Generic[M]):
-    """The children of a metric by their labels; looking one up here costs a tenth of `labels()`."""
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
 
-    def __init__(self, metric: M) -> None:
-        self._metric: M = metric
-
-    def __missing__(self, labels: tuple[str, ...]) -> M:
-        child: M = self._metric.labels(*labels)
-        self[labels] = child
+    def __missing__(self, labels: tuple[str, ...]) -> Histogram:
+        child = self[labels] = self._histogram.labels(*labels)
         return child
 
 
 class _Tally(dict[tuple[str, ...], int]):
-    """What is new of a counter, by its labels. Adding here costs a tenth of `inc()`, which takes a lock."""
+    """What is new of a counter, by its labels, for the event loop's thread alone.
+
+    Adding here costs a tenth of `inc()`, which takes a lock.
+    """
 
     def __init__(self, counter: Counter) -> None:
         self._counter = counter
@@ -62,6 +62,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
+        self._tallies: list[_Tally] = []
         self.files = FileMetrics(registry)
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
@@ -74,37 +75,21 @@ class Metrics:
         self._online = Gauge(
             "parley_online_users", "Users who are online, by where they are", ["where"], registry=registry
         )
-        self._commands = _Tally(
-            Counter(
-                "parley_commands",
-                "Commands by kind and outcome: ok or an error code",
-                ["kind", "outcome"],
-                registry=registry,
-            )
+        self._commands = self._counter(
+            "parley_commands", "Commands by kind and outcome: ok or an error code", "kind", "outcome"
         )
-        self._deliveries = _Tally(Counter("parley_deliveries", "Events handed to sessions", registry=registry))
-        self._drops = _Children(
-            Counter("parley_outbox_drops", "Events kept from slow readers", ["why"], registry=registry)
-        )
-        self._resumes = _Children(Counter("parley_resumes", "Resumes by verdict", ["verdict"], registry=registry))
-        self._closes = _Children(
-            Counter("parley_closes", "Connections closed by the server, by reason", ["reason"], registry=registry)
-        )
-        self._syncs = _Children(Counter("parley_syncs", "Synced chatrooms by verdict", ["verdict"], registry=registry))
+        self._deliveries = self._counter("parley_deliveries", "Events handed to sessions")
+        self._drops = self._counter("parley_outbox_drops", "Events kept from slow readers", "why")
+        self._resumes = self._counter("parley_resumes", "Resumes by verdict", "verdict")
+        self._closes = self._counter("parley_closes", "Connections closed by the server, by reason", "reason")
+        self._syncs = self._counter("parley_syncs", "Synced chatrooms by verdict", "verdict")
+        self._bus = self._counter("parley_bus_messages", "Hints between nodes, by what became of them", "what")
         self._batches = Histogram(
             "parley_commit_batch_size", "Durable events a commit", buckets=_BATCH, registry=registry
         )
         self._commits = Histogram("parley_commit_seconds", "Time a commit takes", buckets=_SECONDS, registry=registry)
         self._lag = Histogram(
             "parley_loop_lag_seconds", "How late the event loop is", buckets=_SECONDS, registry=registry
-        )
-        self._bus = _Children(
-            Counter(
-                "parley_bus_messages",
-                "Hints between nodes, by what became of them",
-                ["what"],
-                registry=registry,
-            )
         )
         self._bus_connected = Gauge(
             "parley_bus_connected",
@@ -123,6 +108,10 @@ class Metrics:
             )
         )
 
+    def _counter(self, name: str, meaning: str, *labels: str) -> _Tally:
+        self._tallies.append(_Tally(Counter(name, meaning, labels, registry=self._registry)))
+        return self._tallies[-1]
+
     def watch_sessions(self, attached: Callable[[], float], detached: Callable[[], float]) -> None:
         """Asks these for the number of sessions with a socket, and without one, whenever metrics are read."""
         self._sessions.labels("attached").set_function(attached)
@@ -140,7 +129,7 @@ class Metrics:
 
     def bus(self, what: str, count: int) -> None:
         """So many hints were `sent`, `received`, `dropped` since Redis was away, or `unreadable`."""
-        self._bus[what,].inc(count)
+        self._bus[what,] += count
 
     def watch_openings(self, working: Callable[[], float], waiting: Callable[[], float]) -> None:
         """Asks these for the number of clients that are being let in, and of those that wait for it."""
@@ -157,19 +146,19 @@ class Metrics:
 
     def dropped(self, why: str, count: int) -> None:
         """So many events were kept from a slow reader: `ephemeral` ones, or all while it is `lagging`."""
-        self._drops[why,].inc(count)
+        self._drops[why,] += count
 
     def resumed(self, verdict: str) -> None:
         """A client asked to resume: `resumed`, or the reason of the reset."""
-        self._resumes[verdict,].inc()
+        self._resumes[verdict,] += 1
 
     def closed(self, reason: str) -> None:
         """The server closed a connection, for one of the reasons in the table of close codes."""
-        self._closes[reason,].inc()
+        self._closes[reason,] += 1
 
     def sync(self, verdict: str) -> None:
         """A chatroom was synced, with this verdict."""
-        self._syncs[verdict,].inc()
+        self._syncs[verdict,] += 1
 
     def committed(self, events: int, seconds: float) -> None:
         """A commit of so many durable events took so long."""
@@ -191,6 +180,6 @@ class Metrics:
 
     def render(self) -> bytes:
         """All of them in Prometheus' text format, version 0.0.4."""
-        self._deliveries.flush()
-        self._commands.flush()
+        for tally in self._tallies:
+            tally.flush()
         return generate_latest(self._registry)
